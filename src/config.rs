@@ -1,0 +1,599 @@
+//! What the administrator allows: `/etc/fs-isolator/config.json`.
+//!
+//! Every key is optional. A key that is not known is refused with the nearest one that is; a key that this
+//! version cannot honour yet is refused too, never ignored.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::container::{Identity, Manager};
+use crate::error::{Because, Cause, Error, Result};
+use crate::request::Mode;
+use crate::request::container_path::ContainerPath;
+use crate::request::names::Role;
+
+/// Where the configuration is read from unless `--config` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/fs-isolator/config.json";
+
+/// Largest configuration that is read, in bytes.
+const LARGEST: u64 = 1 << 20;
+
+/// One of Mesos's filesystem isolators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub enum Isolator {
+    /// Symbolic links on a filesystem shared with the host.
+    #[serde(rename = "filesystem/posix")]
+    Posix,
+    /// Bind mounts in the container's own mount namespace.
+    #[serde(rename = "filesystem/linux")]
+    Linux,
+    /// The host's filesystem with private parts.
+    #[serde(rename = "filesystem/shared")]
+    Shared,
+}
+
+impl Isolator {
+    /// Its name in the isolation flag.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Isolator::Posix => "filesystem/posix",
+            Isolator::Linux => "filesystem/linux",
+            Isolator::Shared => "filesystem/shared",
+        }
+    }
+
+    /// Parses Mesos's isolation flag (mesos.md CT1 to CT7): comma-separated, not trimmed, empty parts dropped,
+    /// at most one `filesystem/*`, without one `filesystem/posix`.
+    ///
+    /// # Errors
+    /// [`Cause::Isolation`] for duplicates, unknown names and two filesystem isolators;
+    /// [`Cause::NotSupported`] for the volume isolators, which this version does not have.
+    pub fn parse_flag(flag: &str) -> Result<Isolator> {
+        let wrong = |what: String| Err(Error::new(Cause::Isolation, format!("isolation {flag:?} {what}")));
+        let mut found = None;
+        let mut seen: Vec<&str> = Vec::new();
+        for token in flag.split(',').filter(|token| !token.is_empty()) {
+            if seen.contains(&token) {
+                return wrong(format!("names {token} twice"));
+            }
+            seen.push(token);
+            let isolator = match token {
+                "filesystem/posix" => Isolator::Posix,
+                "filesystem/linux" => Isolator::Linux,
+                "filesystem/shared" => Isolator::Shared,
+                "volume/host_path" | "volume/sandbox_path" | "volume/secret" | "volume/image" => {
+                    return Err(Error::new(
+                        Cause::NotSupported,
+                        format!("isolation {flag:?} names {token}, which this version does not have"),
+                    ));
+                }
+                other => return wrong(format!("names {other:?}, which is unknown")),
+            };
+            if found.replace(isolator).is_some() {
+                return wrong("names more than one filesystem isolator".to_owned());
+            }
+        }
+        Ok(found.unwrap_or(Isolator::Posix))
+    }
+}
+
+impl std::fmt::Display for Isolator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Who owns a volume's root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ownership {
+    /// The best rule for the container; without user namespaces, Mesos's.
+    Auto,
+    /// The container's user, unless that is root (mesos.md P9). Never recursive.
+    Mesos,
+    /// Whoever owns it.
+    Never,
+}
+
+/// A host path that containers may ask for.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct HostPath {
+    /// Absolute path; what lies below it may be asked for too.
+    pub path: String,
+    /// Roles for which it may be attached.
+    pub roles: Vec<Role>,
+    /// `RO` where it may only be attached read-only.
+    pub mode: Mode,
+}
+
+/// The effective configuration.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Config {
+    /// Isolator of containers that choose none.
+    pub isolation: Isolator,
+    /// Isolators that an annotation may choose.
+    pub allowed_isolation: Vec<Isolator>,
+    /// Volumes and sandboxes; may be a Mesos agent's.
+    pub work_dir: PathBuf,
+    /// Records and logs; gone after a reboot.
+    pub runtime_dir: PathBuf,
+    /// Where the sandbox appears in a container of filesystem/linux.
+    #[serde(serialize_with = "as_text")]
+    pub sandbox_directory: ContainerPath,
+    /// Below one of these lies the working directory of a container of filesystem/posix.
+    pub posix_sandboxes: Vec<PathBuf>,
+    /// Below which directories each manager keeps bundles.
+    pub managers: BTreeMap<Manager, Vec<PathBuf>>,
+    /// If set, requests must carry it. Not shown.
+    #[serde(serialize_with = "hidden")]
+    pub request_token: Option<String>,
+    /// Role of volumes that name none; else the identity's own.
+    pub default_role: Option<Role>,
+    /// Make a volume that does not exist, instead of refusing.
+    pub create_missing_volumes: bool,
+    /// Host paths that containers may ask for.
+    pub host_paths: Vec<HostPath>,
+    /// Lowest level that is logged.
+    #[serde(serialize_with = "level")]
+    pub log_level: log::LevelFilter,
+    /// Who owns a volume's root.
+    pub ownership: Ownership,
+    /// Seconds for which a sandbox is kept after its container is gone.
+    #[serde(rename = "sandbox_retention_seconds")]
+    pub sandbox_retention: u64,
+    /// Allow read-only volumes in containers that could remount them.
+    pub allow_remountable_ro: bool,
+}
+
+fn as_text<S: serde::Serializer>(path: &ContainerPath, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_str(path)
+}
+
+fn hidden<S: serde::Serializer>(token: &Option<String>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    match token {
+        None => serializer.serialize_none(),
+        Some(_) => serializer.serialize_str("(set)"),
+    }
+}
+
+fn level<S: serde::Serializer>(level: &log::LevelFilter, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.serialize_str(&level.as_str().to_lowercase())
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        let storage = |path: &str| vec![PathBuf::from(path)];
+        let work_dir = PathBuf::from("/var/lib/fs-isolator");
+        Config {
+            isolation: Isolator::Posix,
+            allowed_isolation: vec![Isolator::Posix],
+            posix_sandboxes: vec![work_dir.join("sandboxes")],
+            work_dir,
+            runtime_dir: PathBuf::from("/run/fs-isolator"),
+            sandbox_directory: ContainerPath::absolute(&["mnt", "mesos", "sandbox"]),
+            managers: BTreeMap::from([
+                (Manager::CriO, storage("/run/containers/storage")),
+                (Manager::Podman, storage("/var/lib/containers/storage")),
+                (Manager::Local, Vec::new()),
+            ]),
+            request_token: None,
+            default_role: None,
+            create_missing_volumes: false,
+            host_paths: Vec::new(),
+            log_level: log::LevelFilter::Info,
+            ownership: Ownership::Auto,
+            sandbox_retention: 168 * 3600,
+            allow_remountable_ro: false,
+        }
+    }
+}
+
+/// Keys of the configuration file, and whether this version honours them.
+const KEYS: [(&str, bool); 21] = [
+    ("isolation", true),
+    ("allowed_isolation", true),
+    ("work_dir", true),
+    ("runtime_dir", true),
+    ("sandbox_directory", true),
+    ("posix_sandboxes", true),
+    ("managers", true),
+    ("request_token", true),
+    ("default_role", true),
+    ("create_missing_volumes", true),
+    ("host_paths", true),
+    ("log_level", true),
+    ("ownership", true),
+    ("sandbox_retention", true),
+    ("propagation", true),
+    ("allow_remountable_ro", true),
+    ("authorization", false),
+    ("default_container_info", false),
+    ("secrets", false),
+    ("disks", false),
+    ("volume_gid_range", false),
+];
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct File {
+    isolation: Option<String>,
+    allowed_isolation: Option<Vec<String>>,
+    work_dir: Option<PathBuf>,
+    runtime_dir: Option<PathBuf>,
+    sandbox_directory: Option<String>,
+    posix_sandboxes: Option<Vec<PathBuf>>,
+    managers: Option<BTreeMap<String, Vec<PathBuf>>>,
+    request_token: Option<String>,
+    default_role: Option<String>,
+    create_missing_volumes: Option<bool>,
+    host_paths: Option<Vec<Map<String, Value>>>,
+    log_level: Option<String>,
+    ownership: Option<String>,
+    sandbox_retention: Option<String>,
+    propagation: Option<String>,
+    allow_remountable_ro: Option<bool>,
+}
+
+impl Config {
+    /// Reads the configuration; without `path` the default one, which may be missing.
+    ///
+    /// # Errors
+    /// [`Cause::ConfigUnsafe`] where others could change it; the causes of [`Config::parse`].
+    pub fn load(path: Option<&Path>) -> Result<Config> {
+        let file = path.unwrap_or(Path::new(DEFAULT_PATH));
+        match crate::trusted::open_file(file)? {
+            None if path.is_none() => Ok(Config::default()),
+            None => Err(Error::new(Cause::ConfigInvalid, format!("{} does not exist", file.display()))),
+            Some(fd) => {
+                let text = crate::read::at_most(fd.into(), LARGEST)
+                    .because(Cause::ConfigInvalid, || format!("{} cannot be read", file.display()))?;
+                Config::parse(&text)
+            }
+        }
+    }
+
+    /// Parses a configuration.
+    ///
+    /// # Errors
+    /// [`Cause::ConfigInvalid`] for malformed JSON, unknown keys and impossible values; [`Cause::Isolation`];
+    /// [`Cause::NotSupported`] for what this version does not have.
+    pub fn parse(text: &[u8]) -> Result<Config> {
+        let invalid = |what: String| Error::new(Cause::ConfigInvalid, what);
+        let object: Map<String, Value> = serde_json::from_slice(text)
+            .map_err(|error| invalid(format!("the configuration is not a JSON object: {error}")))?;
+        check_keys(&object, &KEYS.map(|(key, _)| key))?;
+        for (key, supported) in KEYS {
+            if !supported && object.get(key).is_some_and(|value| !value.is_null()) {
+                return Err(Error::new(
+                    Cause::NotSupported,
+                    format!("the configuration has {key:?}, which this version does not honour"),
+                ));
+            }
+        }
+        let file: File = serde_json::from_value(Value::Object(object))
+            .map_err(|error| invalid(format!("the configuration has a value of a wrong type: {error}")))?;
+        file.check()
+    }
+
+    /// The directories of all managers.
+    pub fn manager_directories(&self) -> impl Iterator<Item = (Manager, &Path)> {
+        self.managers.iter().flat_map(|(manager, paths)| paths.iter().map(|path| (*manager, path.as_path())))
+    }
+
+    /// The role of volumes that name none.
+    ///
+    /// # Errors
+    /// [`Cause::Role`] where a namespace is no role.
+    pub fn role_of(&self, identity: &Identity) -> Result<Role> {
+        match (&self.default_role, identity) {
+            (Some(role), _) => Ok(role.clone()),
+            (None, Identity::Namespace(namespace)) => Role::parse(namespace),
+            (None, Identity::Root) => Role::parse("default"),
+        }
+    }
+
+    /// Whether an identity may use a role: a namespace its own and those below it, root of this host any.
+    #[must_use]
+    pub fn may_use(&self, identity: &Identity, role: &Role) -> bool {
+        match identity {
+            Identity::Namespace(namespace) => role.is_within(namespace),
+            Identity::Root => true,
+        }
+    }
+
+    /// Whether volumes must be reachable through the host's directories.
+    #[must_use]
+    pub fn shares_host_filesystem(&self) -> bool {
+        self.allowed_isolation.iter().chain([&self.isolation]).any(|isolator| *isolator != Isolator::Linux)
+    }
+}
+
+fn check_keys(object: &Map<String, Value>, known: &[&str]) -> Result<()> {
+    for key in object.keys() {
+        if !known.contains(&key.as_str()) {
+            let error = Error::new(Cause::ConfigInvalid, format!("the configuration has the unknown key {key:?}"));
+            let nearest = known.iter().min_by_key(|name| distance(key, name));
+            return Err(match nearest {
+                Some(name) => error.remedy(format!("did you mean {name:?}?")),
+                None => error,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Levenshtein's distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().take(64).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+impl File {
+    fn check(self) -> Result<Config> {
+        let invalid = |what: String| Error::new(Cause::ConfigInvalid, what);
+        let mut config = Config::default();
+        if let Some(flag) = self.isolation {
+            config.isolation = Isolator::parse_flag(&flag)?;
+        }
+        config.allowed_isolation = match self.allowed_isolation {
+            None => vec![config.isolation],
+            Some(names) => names.iter().map(|name| one_isolator(name)).collect::<Result<_>>()?,
+        };
+        if let Some(path) = self.work_dir {
+            config.posix_sandboxes = vec![path.join("sandboxes")];
+            config.work_dir = absolute("work_dir", path)?;
+        }
+        if let Some(path) = self.runtime_dir {
+            config.runtime_dir = absolute("runtime_dir", path)?;
+        }
+        if let Some(path) = self.sandbox_directory {
+            let path = ContainerPath::parse(&path).map_err(|error| invalid(format!("sandbox_directory: {error}")))?;
+            if !path.is_absolute() {
+                return Err(invalid("sandbox_directory is not absolute".to_owned()));
+            }
+            config.sandbox_directory = path;
+        }
+        if let Some(paths) = self.posix_sandboxes {
+            config.posix_sandboxes =
+                paths.into_iter().map(|path| absolute("posix_sandboxes", path)).collect::<Result<_>>()?;
+        }
+        for (name, paths) in self.managers.unwrap_or_default() {
+            let Some(manager) = Manager::ALL.into_iter().find(|manager| manager.name() == name) else {
+                return Err(invalid(format!("\"managers\" names {name:?}, and cri-o, podman and local are possible")));
+            };
+            let paths = paths.into_iter().map(|path| absolute("managers", path)).collect::<Result<_>>()?;
+            config.managers.insert(manager, paths);
+        }
+        if let Some(token) = self.request_token {
+            if token.len() < 16 {
+                return Err(invalid("request_token is shorter than 16 bytes".to_owned()));
+            }
+            config.request_token = Some(token);
+        }
+        config.default_role = self.default_role.as_deref().map(Role::parse).transpose()?;
+        config.create_missing_volumes = self.create_missing_volumes.unwrap_or(false);
+        config.host_paths = self.host_paths.unwrap_or_default().iter().map(host_path).collect::<Result<_>>()?;
+        if let Some(level) = self.log_level {
+            config.log_level = level.parse().map_err(|_| {
+                invalid(format!("log_level is {level:?}, and off, error, warn, info, debug and trace are possible"))
+            })?;
+        }
+        config.ownership = match self.ownership.as_deref() {
+            None | Some("auto") => Ownership::Auto,
+            Some("mesos") => Ownership::Mesos,
+            Some("never") => Ownership::Never,
+            Some("idmap") => {
+                return Err(Error::new(
+                    Cause::NotSupported,
+                    "ownership is \"idmap\", which this version does not have",
+                ));
+            }
+            Some(other) => {
+                return Err(invalid(format!("ownership is {other:?}, and auto, mesos and never are possible")));
+            }
+        };
+        if let Some(text) = self.sandbox_retention {
+            config.sandbox_retention = duration(&text).ok_or_else(|| {
+                invalid(format!(
+                    "sandbox_retention is {text:?}, and the like of 0, 30mins, 168h and 2weeks is possible"
+                ))
+            })?;
+        }
+        match self.propagation.as_deref() {
+            None | Some("volumes") => {}
+            Some("all") => {
+                return Err(Error::new(
+                    Cause::NotSupported,
+                    "propagation is \"all\", which this version does not have",
+                ));
+            }
+            Some(other) => return Err(invalid(format!("propagation is {other:?}, and \"volumes\" is possible"))),
+        }
+        config.allow_remountable_ro = self.allow_remountable_ro.unwrap_or(false);
+        Ok(config)
+    }
+}
+
+/// The isolator that an annotation or `allowed_isolation` names, which is one and not a flag.
+///
+/// # Errors
+/// [`Cause::Isolation`].
+pub fn one_isolator(name: &str) -> Result<Isolator> {
+    match Isolator::parse_flag(name)? {
+        isolator if isolator.name() == name => Ok(isolator),
+        _ => {
+            Err(Error::new(Cause::Isolation, format!("isolation {name:?} is not the name of one filesystem isolator")))
+        }
+    }
+}
+
+fn absolute(key: &str, path: PathBuf) -> Result<PathBuf> {
+    let plain = path.is_absolute()
+        && !path.as_os_str().as_bytes().iter().any(u8::is_ascii_control)
+        && path.components().all(|c| !matches!(c, std::path::Component::ParentDir));
+    if !plain {
+        return Err(Error::new(
+            Cause::ConfigInvalid,
+            format!("{key:?} has {path:?}, which is not an absolute path without .."),
+        ));
+    }
+    Ok(path.components().collect())
+}
+
+fn host_path(entry: &Map<String, Value>) -> Result<HostPath> {
+    let invalid = |what: String| Error::new(Cause::ConfigInvalid, format!("\"host_paths\": {what}"));
+    check_keys(entry, &["path", "roles", "mode"])?;
+    let text = |key: &str| entry.get(key).and_then(Value::as_str);
+    let path = text("path").ok_or_else(|| invalid("an entry has no path".to_owned()))?;
+    let path = absolute("host_paths", PathBuf::from(path))?;
+    let roles = entry
+        .get("roles")
+        .and_then(Value::as_array)
+        .ok_or_else(|| invalid(format!("{} has no list of roles", path.display())))?;
+    let roles = roles
+        .iter()
+        .map(|role| Role::parse(role.as_str().ok_or_else(|| invalid("a role is not a string".to_owned()))?))
+        .collect::<Result<_>>()?;
+    let mode = match text("mode") {
+        None | Some("RW") => Mode::ReadWrite,
+        Some("RO") => Mode::ReadOnly,
+        Some(other) => return Err(invalid(format!("mode {other:?} is neither RW nor RO"))),
+    };
+    Ok(HostPath { path: path.to_string_lossy().into_owned(), roles, mode })
+}
+
+/// Seconds of a duration in Mesos's spelling (`10secs`, `5mins`, `168hrs`, `7days`, `1weeks`) or shorter.
+fn duration(text: &str) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let number: u64 = text[..digits].parse().ok()?;
+    let unit = match &text[digits..] {
+        "" if number == 0 => 1,
+        "s" | "secs" => 1,
+        "m" | "mins" => 60,
+        "h" | "hrs" => 3600,
+        "d" | "days" => 86_400,
+        "w" | "weeks" => 604_800,
+        _ => return None,
+    };
+    number.checked_mul(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_means_posix() {
+        let config = Config::parse(b"{}").unwrap();
+        assert_eq!(config, Config::default());
+        assert_eq!((config.isolation, &config.allowed_isolation[..]), (Isolator::Posix, &[Isolator::Posix][..]));
+    }
+
+    // mesos.md CT1 to CT7.
+    #[test]
+    fn the_isolation_flag() {
+        for (flag, isolator) in
+            [("", Isolator::Posix), ("filesystem/linux", Isolator::Linux), (",filesystem/shared,", Isolator::Shared)]
+        {
+            assert_eq!(Isolator::parse_flag(flag).unwrap(), isolator, "{flag:?}");
+        }
+        for (flag, cause) in [
+            ("filesystem/posix,filesystem/linux", Cause::Isolation),
+            ("filesystem/linux,filesystem/linux", Cause::Isolation),
+            (" filesystem/linux", Cause::Isolation),
+            ("filesystem/foo", Cause::Isolation),
+            ("linux", Cause::Isolation),
+            ("filesystem/linux,volume/secret", Cause::NotSupported),
+        ] {
+            assert_eq!(Isolator::parse_flag(flag).unwrap_err().cause(), cause, "{flag:?}");
+        }
+        assert!(one_isolator("").is_err(), "an annotation names one");
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_nearest() {
+        let error = Config::parse(br#"{"work_dirs": "/x"}"#).unwrap_err();
+        assert_eq!(error.cause(), Cause::ConfigInvalid);
+        assert!(error.to_string().contains("did you mean \"work_dir\"?"), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_refused() {
+        for text in [
+            r#"{"disks":[]}"#,
+            r#"{"secrets":[]}"#,
+            r#"{"ownership":"idmap"}"#,
+            r#"{"propagation":"all"}"#,
+            r#"{"authorization":{}}"#,
+        ] {
+            assert_eq!(Config::parse(text.as_bytes()).unwrap_err().cause(), Cause::NotSupported, "{text}");
+        }
+    }
+
+    #[test]
+    fn impossible_values_are_refused() {
+        let deep = format!("{{\"work_dir\":{}", "[".repeat(500));
+        for text in [
+            "",
+            "[]",
+            "{",
+            r#"{"work_dir":"rel"}"#,
+            r#"{"work_dir":"/a/../b"}"#,
+            r#"{"work_dir":7}"#,
+            r#"{"log_level":"loud"}"#,
+            r#"{"sandbox_retention":"1fortnight"}"#,
+            r#"{"sandbox_retention":"7"}"#,
+            r#"{"managers":{"docker":[]}}"#,
+            r#"{"host_paths":[{"path":"/x"}]}"#,
+            r#"{"host_paths":[{"path":"/x","roles":[],"modes":"RO"}]}"#,
+            r#"{"sandbox_directory":"rel"}"#,
+            r#"{"request_token":"short"}"#,
+            r#"{"ownership":"root"}"#,
+            deep.as_str(),
+        ] {
+            assert_eq!(Config::parse(text.as_bytes()).unwrap_err().cause(), Cause::ConfigInvalid, "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_in_mesos_spelling() {
+        for (text, seconds) in [
+            ("0", Some(0)),
+            ("168h", Some(604_800)),
+            ("1weeks", Some(604_800)),
+            ("10secs", Some(10)),
+            ("x", None),
+            ("", None),
+        ] {
+            assert_eq!(duration(text), seconds, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_has_its_own_roles() {
+        let config = Config::default();
+        let role = |text| Role::parse(text).unwrap();
+        let team = Identity::Namespace("team-a".to_owned());
+        assert!(config.may_use(&team, &role("team-a")) && config.may_use(&team, &role("team-a/db")));
+        assert!(!config.may_use(&team, &role("team-ab")) && !config.may_use(&team, &role("victim")));
+        assert!(config.may_use(&Identity::Root, &role("victim")));
+        assert_eq!(config.role_of(&team).unwrap(), role("team-a"));
+        assert_eq!(config.role_of(&Identity::Root).unwrap(), role("default"));
+    }
+}

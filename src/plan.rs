@@ -1,0 +1,762 @@
+//! Request and configuration become a plan: what would be mounted where, with which flags, and why.
+//!
+//! A pure function of its inputs, with no system call and no clock. Whether the volumes exist and what the
+//! container paths lead to is found out when the plan is executed.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+
+use crate::config::{Config, Isolator, Ownership, one_isolator};
+use crate::container::{BundleConfig, Identity, Manager};
+use crate::error::{Cause, Error, Result};
+use crate::request::container_path::ContainerPath;
+use crate::request::names::{Role, VolumeId};
+use crate::request::{Disk, Mode, Propagation, Request, Source, VolumeRequest};
+use crate::sys::MountAttributes;
+
+/// What will be done for one container.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Plan {
+    /// Who made the bundle.
+    pub manager: Manager,
+    /// On whose behalf.
+    pub identity: Identity,
+    /// The isolator that does it.
+    pub isolator: Isolator,
+    /// User of the container, on the host.
+    pub uid: u32,
+    /// Group of that user.
+    pub gid: u32,
+    /// The sandbox.
+    pub sandbox: Sandbox,
+    /// What is attached, in this order: parents first.
+    pub attachments: Vec<Attachment>,
+    /// Whether everything below the container's root that the runtime left shared becomes slave.
+    pub enslave_root: bool,
+    /// Make volumes that do not exist.
+    pub create_missing_volumes: bool,
+    /// Give volumes to the container's user.
+    pub own_volumes: bool,
+    /// Seconds for which the sandbox is kept afterwards.
+    pub sandbox_retention: u64,
+}
+
+/// A container's sandbox.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sandbox {
+    /// None is needed.
+    None,
+    /// A directory of its own below `work_dir`.
+    Own,
+    /// posix: the container's working directory.
+    WorkingDirectory(String),
+}
+
+/// One thing that is attached to the container.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Attachment {
+    /// The request's words.
+    pub label: String,
+    /// What is attached.
+    pub from: From,
+    /// Where, as an absolute path in the container.
+    pub target: ContainerPath,
+    /// Where below the sandbox, for what lies there.
+    pub in_sandbox: Option<ContainerPath>,
+    /// A mount, or a symbolic link.
+    pub how: How,
+    /// What to do where the target does not exist.
+    pub missing: Missing,
+    /// Reasons for all this, for people.
+    pub why: Vec<String>,
+}
+
+/// Where an attachment comes from.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum From {
+    /// The container's sandbox.
+    Sandbox,
+    /// A persistent volume.
+    Volume {
+        /// Its role.
+        role: Role,
+        /// Its id.
+        id: VolumeId,
+        /// Directory in it.
+        subpath: Option<ContainerPath>,
+        /// Several containers may hold it.
+        shared: bool,
+        /// Reserved size in MB, recorded and not enforced.
+        size_mb: Option<f64>,
+    },
+    /// A path of the host.
+    HostPath {
+        /// Entry of the configuration.
+        allowed: String,
+        /// The rest, below it.
+        below: Option<ContainerPath>,
+    },
+    /// shared: a private folder in the sandbox, with the mode and owner of what it covers.
+    Private {
+        /// Below the sandbox.
+        path: ContainerPath,
+    },
+}
+
+/// How something is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// A bind mount.
+    Mount {
+        /// Its attributes, on top of those of the source.
+        attributes: MountAttributes,
+        /// Whether later host mounts below it appear in the container.
+        propagation: Propagation,
+        /// Whether the volume named that propagation.
+        named: bool,
+    },
+    /// A symbolic link.
+    Link,
+}
+
+/// What to do where a target does not exist.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Missing {
+    /// Make it.
+    Make,
+    /// Refuse: it would lie in something that is not the container's own.
+    Refuse {
+        /// What it would lie in.
+        inside: String,
+        /// The command to run instead.
+        command: String,
+    },
+}
+
+/// What the plan is made from, besides request and configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// Who made the bundle.
+    pub manager: Manager,
+    /// On whose behalf.
+    pub identity: &'a Identity,
+    /// config.json.
+    pub bundle: &'a BundleConfig,
+}
+
+/// The refusal for a volume that is not there, and, in the same words, for one that is somebody else's.
+#[must_use]
+pub fn unavailable(role: &Role, id: &VolumeId) -> Error {
+    Error::new(
+        Cause::VolumeUnavailable,
+        format!(
+            "there is no volume {id:?} in role {role:?} that this container may use",
+            id = id.as_str(),
+            role = role.as_str()
+        ),
+    )
+    .remedy(format!(
+        "if there should be one: fs-isolator volume create --role {} {}",
+        shell_word(role.as_str()),
+        shell_word(id.as_str())
+    ))
+}
+
+/// Quotes a word for a shell.
+#[must_use]
+pub fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./+,=:@%".contains(c);
+    if !word.is_empty() && !word.starts_with('-') && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
+/// Makes the plan.
+///
+/// # Errors
+/// Each reason for which a request cannot be granted without looking at the host; see [`Cause`].
+pub fn make(facts: Facts<'_>, request: &Request, config: &Config) -> Result<Plan> {
+    if let Some(token) = &config.request_token
+        && request.token.as_ref() != Some(token)
+    {
+        return Err(Error::new(Cause::Token, "the request has no token, or the wrong one"));
+    }
+    let isolator = isolator(request, config)?;
+    let bundle = facts.bundle;
+    if bundle.user_namespace {
+        return Err(Error::new(
+            Cause::NotSupported,
+            "the container has a user namespace, in which this version cannot give volumes their owners",
+        )
+        .remedy("run it without a user namespace (podman: drop --userns)"));
+    }
+    if isolator != Isolator::Posix && !bundle.mount_namespace {
+        return Err(Error::new(
+            Cause::HostNamespace,
+            format!("config.json gives the container no mount namespace, and {isolator} would mount on the host"),
+        ));
+    }
+    // First of all for posix: it is what a podman user with an image and no configuration hears.
+    let working_directory =
+        if isolator == Isolator::Posix { working_directory(bundle, config)? } else { String::new() };
+    let mut attachments = Vec::with_capacity(request.volumes.len() + 1);
+    for volume in &request.volumes {
+        attachments
+            .push(attachment(facts, request, config, isolator, volume).map_err(|error| error.volume(volume.label()))?);
+    }
+    let sandbox = match isolator {
+        Isolator::Posix => Sandbox::WorkingDirectory(working_directory),
+        Isolator::Linux if request.sandbox || attachments.iter().any(|a| a.in_sandbox.is_some()) => Sandbox::Own,
+        Isolator::Shared if request.sandbox || attachments.iter().any(|a| matches!(a.from, From::Private { .. })) => {
+            Sandbox::Own
+        }
+        _ => Sandbox::None,
+    };
+    if isolator == Isolator::Linux && sandbox == Sandbox::Own {
+        attachments.push(sandbox_attachment(config));
+    }
+    // Parents first: a child is mounted on top of its parent, whatever the order of asking (MESOS-7770).
+    attachments.sort_by(|a, b| (a.target.depth(), &a.target).cmp(&(b.target.depth(), &b.target)));
+    check_conflicts(&attachments, isolator, bundle)?;
+    place_missing(&mut attachments, isolator, bundle, &config.work_dir);
+    Ok(Plan {
+        manager: facts.manager,
+        identity: facts.identity.clone(),
+        isolator,
+        uid: bundle.uid,
+        gid: bundle.gid,
+        sandbox,
+        attachments,
+        enslave_root: isolator != Isolator::Posix && !bundle.asks_for_shared(),
+        create_missing_volumes: config.create_missing_volumes,
+        own_volumes: config.ownership != Ownership::Never && bundle.uid != 0,
+        sandbox_retention: config.sandbox_retention,
+    })
+}
+
+fn isolator(request: &Request, config: &Config) -> Result<Isolator> {
+    let Some(name) = &request.isolation else { return Ok(config.isolation) };
+    let asked = one_isolator(name)?;
+    if asked != config.isolation && !config.allowed_isolation.contains(&asked) {
+        return Err(Error::new(
+            Cause::IsolationNotAllowed,
+            format!("the container asks for {asked}, which is not allowed"),
+        )
+        .remedy(format!("add {:?} to \"allowed_isolation\" in the configuration", asked.name())));
+    }
+    Ok(asked)
+}
+
+fn attachment(
+    facts: Facts<'_>,
+    request: &Request,
+    config: &Config,
+    isolator: Isolator,
+    volume: &VolumeRequest,
+) -> Result<Attachment> {
+    let mut why = Vec::new();
+    let from = match &volume.source {
+        Source::Persistent { id, role, disk, size_mb } => {
+            if *disk != Disk::Root {
+                return Err(Error::new(
+                    Cause::NotSupported,
+                    "the volume names a disk, and this version has only the one below work_dir",
+                )
+                .remedy("drop the disk"));
+            }
+            let role = match role.as_ref().or(request.role.as_ref()) {
+                Some(role) => role.clone(),
+                None => {
+                    let role = config.role_of(facts.identity)?;
+                    why.push(format!("role {role}: the default of {}", facts.identity));
+                    role
+                }
+            };
+            if !config.may_use(facts.identity, &role) {
+                return Err(unavailable(&role, id));
+            }
+            From::Volume {
+                role,
+                id: id.clone(),
+                subpath: volume.subpath.clone(),
+                shared: volume.shared,
+                size_mb: *size_mb,
+            }
+        }
+        Source::HostPath { path } if isolator == Isolator::Shared => {
+            let from = allowed_host_path(facts.identity, config, path, volume.mode)?;
+            why.push("allowed by host_paths".to_owned());
+            from
+        }
+        Source::SandboxPath { path } if isolator == Isolator::Shared => {
+            why.push("a private part: a folder in the sandbox with the mode and owner of what it covers".to_owned());
+            From::Private { path: path.clone() }
+        }
+        Source::HostPath { .. } | Source::SandboxPath { .. } | Source::ParentPath { .. } | Source::Secret { .. }
+            if isolator == Isolator::Linux =>
+        {
+            return Err(Error::new(
+                Cause::NotSupported,
+                "filesystem/linux has only persistent volumes in this version",
+            )
+            .remedy("filesystem/shared has host= and sandbox= volumes"));
+        }
+        _ => {
+            return Err(Error::new(
+                Cause::NoIsolator,
+                format!("no isolator handles this kind of volume with {isolator}"),
+            ));
+        }
+    };
+    let how = match isolator {
+        Isolator::Posix => link(volume)?,
+        Isolator::Linux | Isolator::Shared => mount(facts.bundle, config, volume, &mut why)?,
+    };
+    let relative = |path: &ContainerPath| path.below(&config.sandbox_directory);
+    let (target, in_sandbox) = match isolator {
+        Isolator::Linux => {
+            let target = relative(&volume.container_path);
+            let below = target.within(&config.sandbox_directory).filter(|rest| !rest.is_empty());
+            let in_sandbox = below.map(|rest| ContainerPath::parse_relative(&rest.join("/"))).transpose()?;
+            (target, in_sandbox)
+        }
+        Isolator::Posix => {
+            if volume.container_path.is_absolute() {
+                return Err(Error::new(
+                    Cause::ContainerPath,
+                    "filesystem/posix makes links in the sandbox only, and the container path is absolute",
+                )
+                .remedy("use a relative container path, or filesystem/linux"));
+            }
+            let base = ContainerPath::parse(&facts.bundle.cwd).map_err(|_| {
+                Error::new(
+                    Cause::PosixSandbox,
+                    format!("the working directory {:?} cannot be a sandbox", facts.bundle.cwd),
+                )
+            })?;
+            (volume.container_path.below(&base), Some(volume.container_path.clone()))
+        }
+        Isolator::Shared => {
+            if !volume.container_path.is_absolute() {
+                return Err(Error::new(
+                    Cause::ContainerPath,
+                    "filesystem/shared mounts at existing absolute paths, and the container path is relative",
+                )
+                .remedy("use the absolute path of a directory that exists, or filesystem/linux"));
+            }
+            (volume.container_path.clone(), None)
+        }
+    };
+    Ok(Attachment { label: volume.label(), from, target, in_sandbox, how, missing: Missing::Make, why })
+}
+
+fn allowed_host_path(identity: &Identity, config: &Config, path: &str, mode: Mode) -> Result<From> {
+    let asked = Path::new(path);
+    let granted = config.host_paths.iter().find_map(|entry| {
+        // By component: /srv does not allow /srv2 (mesos.md E12).
+        let below = asked.strip_prefix(&entry.path).ok()?;
+        let usable = entry.roles.iter().any(|role| config.may_use(identity, role))
+            && (mode == Mode::ReadOnly || entry.mode == Mode::ReadWrite);
+        usable.then(|| (entry.path.clone(), below.to_string_lossy().into_owned()))
+    });
+    let Some((allowed, below)) = granted else {
+        return Err(Error::new(
+            Cause::HostPathNotAllowed,
+            format!("{path} is not a host path that this container may use so"),
+        )
+        .remedy(format!(
+            "add {{\"path\": {path:?}, \"roles\": [ROLE], \"mode\": \"RW\"}} to \"host_paths\" in the configuration"
+        )));
+    };
+    let below = if below.is_empty() { None } else { Some(ContainerPath::parse_relative(&below)?) };
+    Ok(From::HostPath { allowed, below })
+}
+
+/// A link has no attributes of its own; what it cannot keep is refused (mesos.md E1).
+fn link(volume: &VolumeRequest) -> Result<How> {
+    if volume.mode == Mode::ReadOnly {
+        return Err(Error::new(Cause::ReadOnly, "filesystem/posix makes a symbolic link, which cannot be read-only")
+            .remedy("drop ro, or use filesystem/linux"));
+    }
+    if volume.nosuid || volume.nodev || volume.noexec || volume.propagation.is_some() {
+        return Err(Error::new(
+            Cause::NotSupported,
+            "filesystem/posix makes a symbolic link, which has no mount options",
+        )
+        .remedy("drop nosuid, nodev, noexec, slave and private, or use filesystem/linux"));
+    }
+    Ok(How::Link)
+}
+
+fn mount(bundle: &BundleConfig, config: &Config, volume: &VolumeRequest, why: &mut Vec<String>) -> Result<How> {
+    let attributes = MountAttributes {
+        read_only: volume.mode == Mode::ReadOnly,
+        nosuid: volume.nosuid,
+        nodev: volume.nodev,
+        noexec: volume.noexec,
+    };
+    if attributes.read_only && bundle.sys_admin && !config.allow_remountable_ro {
+        return Err(Error::new(
+            Cause::ReadOnly,
+            "the container has CAP_SYS_ADMIN and could remount the volume read-write",
+        )
+        .remedy("drop the capability, or set \"allow_remountable_ro\" in the configuration"));
+    }
+    let (propagation, named) = match volume.propagation {
+        Some(propagation) => (propagation, true),
+        // What arrives later by propagation has none of these attributes.
+        None if attributes != MountAttributes::default() => {
+            why.push("private: host mounts that arrive later would not be ro, nosuid, nodev or noexec".to_owned());
+            (Propagation::Private, false)
+        }
+        None => (Propagation::Slave, false),
+    };
+    Ok(How::Mount { attributes, propagation, named })
+}
+
+fn sandbox_attachment(config: &Config) -> Attachment {
+    Attachment {
+        label: "sandbox".to_owned(),
+        from: From::Sandbox,
+        target: config.sandbox_directory.clone(),
+        in_sandbox: None,
+        how: How::Mount { attributes: MountAttributes::default(), propagation: Propagation::Slave, named: false },
+        missing: Missing::Make,
+        why: vec!["relative container paths lie in it".to_owned()],
+    }
+}
+
+fn working_directory(bundle: &BundleConfig, config: &Config) -> Result<String> {
+    let cwd = Path::new(&bundle.cwd);
+    let below = |directory: &Path| cwd.strip_prefix(directory).is_ok_and(|rest| rest.components().next().is_some());
+    let plain = cwd.is_absolute() && ContainerPath::parse(&bundle.cwd).is_ok();
+    if plain && config.posix_sandboxes.iter().any(|directory| below(directory)) {
+        return Ok(bundle.cwd.clone());
+    }
+    let list: Vec<String> = config.posix_sandboxes.iter().map(|path| path.display().to_string()).collect();
+    Err(Error::new(
+        Cause::PosixSandbox,
+        format!(
+            "with filesystem/posix the working directory is the sandbox, and {:?} does not lie below {}",
+            bundle.cwd,
+            list.join(" or ")
+        ),
+    )
+    .remedy(
+        "for a container with an image put {\"isolation\": \"filesystem/linux\"} into /etc/fs-isolator/config.json; for \
+         one on the host's filesystem run `fs-isolator sandbox create --owner UID` and set process.cwd (podman --workdir) to it",
+    ))
+}
+
+/// Equal paths are refused, and so is a mount that would hide one of the bundle's.
+fn check_conflicts(attachments: &[Attachment], isolator: Isolator, bundle: &BundleConfig) -> Result<()> {
+    let conflict = |label: &str, what: String| Err(Error::new(Cause::PathConflict, what).volume(label));
+    for (index, attachment) in attachments.iter().enumerate() {
+        for other in &attachments[..index] {
+            match attachment.target.within(&other.target) {
+                Some([]) => {
+                    return conflict(
+                        &attachment.label,
+                        format!(
+                            "{} and {} have the same container path {}",
+                            other.label, attachment.label, attachment.target
+                        ),
+                    );
+                }
+                // Below a link lies the inside of another volume.
+                Some(_) if isolator == Isolator::Posix => {
+                    return conflict(
+                        &attachment.label,
+                        format!("{} would lie inside {}", attachment.target, other.label),
+                    );
+                }
+                _ => {}
+            }
+        }
+        if isolator == Isolator::Posix {
+            continue;
+        }
+        for destination in bundle.mounts.iter().filter_map(|mount| mount.destination.as_ref()) {
+            if destination.within(&attachment.target).is_some() {
+                return Err(Error::new(Cause::PathConflict, format!("a mount at {} would hide the bundle's mount at {destination}", attachment.target))
+                    .volume(&attachment.label)
+                    .remedy("ask for another container path, or take that mount out of the bundle (for an image's VOLUME: podman --image-volume ignore)"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Decides where a mount point may be made: in the sandbox and in the container's own root only.
+fn place_missing(attachments: &mut [Attachment], isolator: Isolator, bundle: &BundleConfig, work_dir: &Path) {
+    for index in 0..attachments.len() {
+        let attachment = &attachments[index];
+        if isolator == Isolator::Shared {
+            let command = format!("mkdir -p {}", shell_word(&attachment.target.to_string()));
+            attachments[index].missing = Missing::Refuse { inside: "the host's filesystem".to_owned(), command };
+            continue;
+        }
+        // The deepest thing that covers the target decides.
+        let volume = attachments[..index].iter().rev().find_map(|other| {
+            let rest = attachment.target.within(&other.target)?;
+            Some((other.target.depth(), covered_by(other, rest, work_dir)))
+        });
+        let mount = bundle.mounts.iter().rev().filter_map(|mount| {
+            let destination = mount.destination.as_ref()?;
+            let rest = attachment.target.within(destination)?;
+            let source = mount.source.as_deref().filter(|_| mount.bind).unwrap_or("DIRECTORY");
+            let command = format!("mkdir -p {}", shell_word(&format!("{source}/{}", rest.join("/"))));
+            Some((
+                destination.depth(),
+                Missing::Refuse { inside: format!("the bundle's mount at {destination}"), command },
+            ))
+        });
+        let deepest = mount.chain(volume).max_by_key(|(depth, _)| *depth);
+        if let Some((_, missing)) = deepest {
+            attachments[index].missing = missing;
+        }
+    }
+}
+
+fn covered_by(other: &Attachment, rest: &[String], work_dir: &Path) -> Missing {
+    match &other.from {
+        From::Sandbox => Missing::Make,
+        From::Volume { role, id, subpath, .. } => {
+            let mut path = work_dir.join("volumes/roles").join(role.directory()).join(id.as_str());
+            if let Some(subpath) = subpath {
+                path.push(subpath.relative());
+            }
+            path.push(rest.join("/"));
+            Missing::Refuse {
+                inside: format!("volume {}", other.label),
+                command: format!("mkdir -p {}", shell_word(&path.to_string_lossy())),
+            }
+        }
+        From::HostPath { .. } | From::Private { .. } => {
+            Missing::Refuse { inside: format!("volume {}", other.label), command: "mkdir -p there".to_owned() }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request;
+
+    fn bundle() -> BundleConfig {
+        BundleConfig { root: "rootfs".into(), cwd: "/".into(), mount_namespace: true, ..BundleConfig::default() }
+    }
+
+    fn config(isolator: &str) -> Config {
+        Config::parse(format!(r#"{{"isolation":"{isolator}"}}"#).as_bytes()).unwrap()
+    }
+
+    fn plan_with(bundle: &BundleConfig, config: &Config, volumes: &str) -> Result<Plan> {
+        let request = Request { volumes: request::volumes(volumes)?, ..Request::default() };
+        make(Facts { manager: Manager::Local, identity: &Identity::Root, bundle }, &request, config)
+    }
+
+    fn linux(volumes: &str) -> Result<Plan> {
+        plan_with(&bundle(), &config("filesystem/linux"), volumes)
+    }
+
+    fn targets(plan: &Plan) -> Vec<String> {
+        plan.attachments.iter().map(|a| a.target.to_string()).collect()
+    }
+
+    // mesos.md E17: order follows the path tree, not the order of asking.
+    #[test]
+    fn e17_parents_come_first_in_any_order_of_asking() {
+        let expected = ["/srv", "/srv/b", "/mnt/mesos/sandbox", "/srv/b/c", "/mnt/mesos/sandbox/x"];
+        for volumes in ["a:/srv;b:/srv/b;c:/srv/b/c;x:x", "x:x;c:/srv/b/c;b:/srv/b;a:/srv"] {
+            assert_eq!(targets(&linux(volumes).unwrap()), expected);
+        }
+    }
+
+    #[test]
+    fn a_sandbox_only_where_one_is_needed() {
+        assert_eq!(linux("a:/srv").unwrap().sandbox, Sandbox::None);
+        assert_eq!(linux("a:srv").unwrap().sandbox, Sandbox::Own);
+        assert_eq!(linux("a:/mnt/mesos/sandbox/srv").unwrap().sandbox, Sandbox::Own);
+    }
+
+    #[test]
+    fn conflicts_are_refused() {
+        let mut with_mounts = bundle();
+        with_mounts.mounts = BundleConfig::parse(
+            br#"{"root":{"path":"r"},"mounts":[{"destination":"/etc/hosts","type":"bind","source":"/x"},{"destination":"/data","type":"tmpfs"}]}"#,
+        )
+        .unwrap()
+        .mounts;
+        for volumes in
+            ["a:x;b:x", "a:/srv;b:/srv/", "a:x;b:/mnt/mesos/sandbox/x", "a:/etc", "a:/data", "a:/mnt/mesos/sandbox;b:x"]
+        {
+            let error = plan_with(&with_mounts, &config("filesystem/linux"), volumes).unwrap_err();
+            assert_eq!(error.cause(), Cause::PathConflict, "{volumes}");
+        }
+        // mesos.md E12
+        assert!(plan_with(&with_mounts, &config("filesystem/linux"), "a:/tmp;b:/tmpfoo;c:/etc2").is_ok());
+    }
+
+    #[test]
+    fn mount_points_are_made_in_sandbox_and_root_only() {
+        let mut bound = bundle();
+        bound.mounts = BundleConfig::parse(
+            br#"{"root":{"path":"r"},"mounts":[{"destination":"/host","type":"bind","source":"/srv/h"}]}"#,
+        )
+        .unwrap()
+        .mounts;
+        let plan = plan_with(&bound, &config("filesystem/linux"), "a:/host/x;b:/vol;c:/vol/y;d:s/t").unwrap();
+        let missing = |target: &str| &plan.attachments.iter().find(|a| a.target.to_string() == target).unwrap().missing;
+        assert!(matches!(missing("/host/x"), Missing::Refuse { command, .. } if command == "mkdir -p /srv/h/x"));
+        assert!(
+            matches!(missing("/vol/y"), Missing::Refuse { command, .. } if command == "mkdir -p /var/lib/fs-isolator/volumes/roles/default/b/y")
+        );
+        assert_eq!(missing("/vol"), &Missing::Make);
+        assert_eq!(missing("/mnt/mesos/sandbox/s/t"), &Missing::Make);
+    }
+
+    // design.md: later host mounts would carry none of the attributes.
+    #[test]
+    fn restricted_volumes_are_private_unless_they_name_slave() {
+        let propagation = |volumes: &str| match linux(volumes).unwrap().attachments[0].how {
+            How::Mount { propagation, .. } => propagation,
+            How::Link => panic!(),
+        };
+        assert_eq!(propagation("a:/x"), Propagation::Slave);
+        for option in ["ro", "nosuid", "nodev", "noexec", "private"] {
+            assert_eq!(propagation(&format!("a:/x:{option}")), Propagation::Private, "{option}");
+        }
+        assert_eq!(propagation("a:/x:ro:slave"), Propagation::Slave);
+    }
+
+    // mesos.md E1: read-only is kept or refused.
+    #[test]
+    fn e1_read_only_is_kept_or_refused() {
+        let mut posix = bundle();
+        posix.cwd = "/var/lib/fs-isolator/sandboxes/u".into();
+        assert_eq!(plan_with(&posix, &config("filesystem/posix"), "a:x:ro").unwrap_err().cause(), Cause::ReadOnly);
+        let mut admin = bundle();
+        admin.sys_admin = true;
+        assert_eq!(plan_with(&admin, &config("filesystem/linux"), "a:x:ro").unwrap_err().cause(), Cause::ReadOnly);
+        let mut allowed = config("filesystem/linux");
+        allowed.allow_remountable_ro = true;
+        assert!(plan_with(&admin, &allowed, "a:x:ro").is_ok());
+    }
+
+    // mesos.md E8 and E18: what posix and shared cannot do is refused, not skipped.
+    #[test]
+    fn e18_nothing_is_skipped() {
+        let mut posix = bundle();
+        posix.cwd = "/var/lib/fs-isolator/sandboxes/u".into();
+        for (isolator, volumes, cause) in [
+            ("filesystem/posix", "a:/x", Cause::ContainerPath),
+            ("filesystem/posix", "a:x;b:x/y", Cause::PathConflict),
+            ("filesystem/posix", "a:x:nosuid", Cause::NotSupported),
+            ("filesystem/posix", "host=/x:y", Cause::NoIsolator),
+            ("filesystem/posix", "secret=s:y", Cause::NoIsolator),
+            ("filesystem/linux", "secret=s:y", Cause::NotSupported),
+            ("filesystem/linux", "sandbox=s:/y", Cause::NotSupported),
+            ("filesystem/linux", "parent=s:y", Cause::NotSupported),
+            ("filesystem/linux", "a:x:disk=fast", Cause::NotSupported),
+            (
+                "filesystem/linux",
+                r#"[{"container_path":"x","mode":"RW","image":{"type":"DOCKER"}}]"#,
+                Cause::NoIsolator,
+            ),
+            ("filesystem/shared", "a:x", Cause::ContainerPath),
+            ("filesystem/shared", "parent=p:/x", Cause::NoIsolator),
+            ("filesystem/shared", "host=/srv:/x", Cause::HostPathNotAllowed),
+        ] {
+            assert_eq!(
+                plan_with(&posix, &config(isolator), volumes).unwrap_err().cause(),
+                cause,
+                "{isolator} {volumes}"
+            );
+        }
+    }
+
+    #[test]
+    fn posix_wants_a_working_directory_of_its_own() {
+        for cwd in [
+            "/",
+            "/root",
+            "/var/lib/fs-isolator/sandboxes",
+            "/var/lib/fs-isolator/sandboxes2/x",
+            "/var/lib/fs-isolator/sandboxes/../x",
+        ] {
+            let mut posix = bundle();
+            posix.cwd = cwd.into();
+            let error = plan_with(&posix, &Config::default(), "a:x").unwrap_err();
+            assert_eq!(error.cause(), Cause::PosixSandbox, "{cwd}");
+        }
+        let error = plan_with(&bundle(), &Config::default(), "a:x").unwrap_err();
+        assert!(error.to_string().contains(r#"{"isolation": "filesystem/linux"}"#), "{error}");
+    }
+
+    // mesos.md E12 for host paths, and roles on them.
+    #[test]
+    fn host_paths_are_granted_by_component_and_role() {
+        let text = br#"{"isolation":"filesystem/shared","host_paths":[{"path":"/srv","roles":["default"],"mode":"RO"},{"path":"/opt/x","roles":["r"]}]}"#;
+        let config = Config::parse(text).unwrap();
+        let plan = |volumes| plan_with(&bundle(), &config, volumes);
+        assert!(plan("host=/srv/a:/x:ro").is_ok() && plan("host=/opt/x:/x").is_ok());
+        for volumes in ["host=/srv/a:/x", "host=/srv2:/x:ro", "host=/opt:/x"] {
+            assert_eq!(plan(volumes).unwrap_err().cause(), Cause::HostPathNotAllowed, "{volumes}");
+        }
+    }
+
+    // Authorisation comes before existence, in the same words.
+    #[test]
+    fn a_foreign_role_reads_like_a_missing_volume() {
+        let team = Identity::Namespace("team-a".to_owned());
+        let bundle = bundle();
+        let facts = Facts { manager: Manager::CriO, identity: &team, bundle: &bundle };
+        let request = Request { volumes: request::volumes("db:data:role=victim").unwrap(), ..Request::default() };
+        let error = make(facts, &request, &config("filesystem/linux")).unwrap_err();
+        let (role, id) = (Role::parse("victim").unwrap(), VolumeId::parse("db").unwrap());
+        assert_eq!(error.to_string(), unavailable(&role, &id).volume("db:data").to_string());
+    }
+
+    #[test]
+    fn what_a_container_may_choose() {
+        let request = |name: &str| Request { isolation: Some(name.to_owned()), sandbox: true, ..Request::default() };
+        let bundle = bundle();
+        let facts = Facts { manager: Manager::Local, identity: &Identity::Root, bundle: &bundle };
+        let config =
+            Config::parse(br#"{"isolation":"filesystem/linux","allowed_isolation":["filesystem/shared"]}"#).unwrap();
+        assert_eq!(make(facts, &request("filesystem/shared"), &config).unwrap().isolator, Isolator::Shared);
+        assert_eq!(make(facts, &request("filesystem/posix"), &config).unwrap_err().cause(), Cause::IsolationNotAllowed);
+        assert_eq!(make(facts, &request("filesystem/zfs"), &config).unwrap_err().cause(), Cause::Isolation);
+    }
+
+    #[test]
+    fn a_token_is_wanted_where_one_is_configured() {
+        let mut config = config("filesystem/linux");
+        config.request_token = Some("0123456789abcdef".to_owned());
+        let mut request = Request { volumes: request::volumes("a:x").unwrap(), ..Request::default() };
+        let bundle = bundle();
+        let facts = Facts { manager: Manager::Local, identity: &Identity::Root, bundle: &bundle };
+        assert_eq!(make(facts, &request, &config).unwrap_err().cause(), Cause::Token);
+        request.token = config.request_token.clone();
+        assert!(make(facts, &request, &config).is_ok());
+    }
+
+    #[test]
+    fn namespaces_that_cannot_be_served() {
+        let mut host = bundle();
+        host.mount_namespace = false;
+        for isolator in ["filesystem/linux", "filesystem/shared"] {
+            assert_eq!(plan_with(&host, &config(isolator), "a:/x").unwrap_err().cause(), Cause::HostNamespace);
+        }
+        let mut user = bundle();
+        user.user_namespace = true;
+        assert_eq!(plan_with(&user, &config("filesystem/linux"), "a:x").unwrap_err().cause(), Cause::NotSupported);
+    }
+}

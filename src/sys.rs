@@ -1,0 +1,722 @@
+//! The kernel, as this project uses it: the only module with `unsafe`.
+//!
+//! Each function is one system call (or one call and its mandatory retry), takes descriptors rather
+//! than paths wherever the kernel does, and fails with a [`SysError`] that names the call and what it
+//! was applied to. Linux 5.12 is the oldest kernel on which all mandatory calls exist
+//! (`mount_setattr`); `statmount` (6.8) is optional and answers `None` where it is missing.
+
+use std::ffi::{CStr, CString, OsString};
+use std::fmt;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag};
+use nix::libc;
+use nix::sys::stat::Mode;
+
+/// A system call that failed, and what it was applied to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SysError {
+    /// Name of the call, as in its manual page.
+    pub call: &'static str,
+    /// What it was applied to, for people.
+    pub on: String,
+    /// Why it failed.
+    pub errno: Errno,
+}
+
+impl fmt::Display for SysError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.on.is_empty() {
+            write!(f, "{}: {}", self.call, self.errno.desc())
+        } else {
+            write!(f, "{} {}: {}", self.call, self.on, self.errno.desc())
+        }
+    }
+}
+
+impl std::error::Error for SysError {}
+
+/// Result of a system call.
+pub type Result<T> = std::result::Result<T, SysError>;
+
+/// Names the call and its object on the error path only.
+pub trait Named<T> {
+    /// Turns a bare errno into a [`SysError`].
+    ///
+    /// # Errors
+    /// The same failure, with its name.
+    fn named(self, call: &'static str, on: impl fmt::Display) -> Result<T>;
+}
+
+impl<T> Named<T> for nix::Result<T> {
+    fn named(self, call: &'static str, on: impl fmt::Display) -> Result<T> {
+        self.map_err(|errno| SysError { call, on: on.to_string(), errno })
+    }
+}
+
+/// How a path is resolved below a directory; see openat2(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolve {
+    /// As if the directory were `/`: absolute links and `..` stay inside (`RESOLVE_IN_ROOT`).
+    InRoot,
+    /// Beneath the directory, and no component may be a symbolic link.
+    BeneathNoLinks,
+    /// As [`Resolve::BeneathNoLinks`], and no mount point may be crossed (`RESOLVE_NO_XDEV`).
+    BeneathNoLinksNoMounts,
+    /// No symbolic link anywhere, absolute paths allowed.
+    NoLinks,
+    /// Symbolic links are followed, magic links are not.
+    NoMagic,
+}
+
+impl Resolve {
+    fn flags(self) -> ResolveFlag {
+        let no_magic = ResolveFlag::RESOLVE_NO_MAGICLINKS;
+        let no_links = no_magic | ResolveFlag::RESOLVE_NO_SYMLINKS;
+        match self {
+            Resolve::InRoot => no_magic | ResolveFlag::RESOLVE_IN_ROOT,
+            Resolve::BeneathNoLinks => no_links | ResolveFlag::RESOLVE_BENEATH,
+            Resolve::BeneathNoLinksNoMounts => no_links | ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_XDEV,
+            Resolve::NoLinks => no_links,
+            Resolve::NoMagic => no_magic,
+        }
+    }
+}
+
+/// openat2(2) answers EAGAIN when a rename or mount raced with `..` or a root-scoped walk; it asks the
+/// caller to try again. So often, then the failure is reported.
+const OPENAT2_TRIES: usize = 128;
+
+/// Opens `path` below `dir` with openat2(2); `O_CLOEXEC` is added.
+///
+/// # Errors
+/// Whatever openat2(2) answers; `EAGAIN` only after 128 tries.
+pub fn open_below(dir: impl AsFd, path: &Path, flags: OFlag, resolve: Resolve) -> Result<OwnedFd> {
+    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve.flags());
+    let mut answer = Err(Errno::EAGAIN);
+    for _ in 0..OPENAT2_TRIES {
+        answer = nix::fcntl::openat2(dir.as_fd(), path, how);
+        if !matches!(answer, Err(Errno::EAGAIN | Errno::EINTR)) {
+            break;
+        }
+    }
+    answer.named("openat2", Quoted(path))
+}
+
+/// Opens a directory as a place (`O_PATH`), to resolve below it or to mount on it.
+///
+/// # Errors
+/// As [`open_below`]; `ENOTDIR` where it is no directory.
+pub fn open_place(dir: impl AsFd, path: &Path, resolve: Resolve) -> Result<OwnedFd> {
+    open_below(dir, path, OFlag::O_PATH | OFlag::O_DIRECTORY, resolve)
+}
+
+/// Opens a directory to read its entries or to lock it.
+///
+/// # Errors
+/// As [`open_below`].
+pub fn open_dir(dir: impl AsFd, path: &Path, resolve: Resolve) -> Result<OwnedFd> {
+    open_below(dir, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK, resolve)
+}
+
+/// Shows a path in an error or log line.
+pub struct Quoted<'a>(pub &'a Path);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+/// Identity of a file: what a path string can never prove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct FileId {
+    /// Device number, as `makedev` packs it.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+}
+
+/// What statx(2) tells of a file and of the mount it was reached through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// Device and inode.
+    pub id: FileId,
+    /// Mount id as in the first column of /proc/PID/mountinfo (Linux 5.8).
+    pub mount: u64,
+    /// Type and permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Whether this is the root of the mount it was reached through (Linux 5.8).
+    pub mount_root: bool,
+}
+
+impl Stat {
+    /// Whether it is a directory.
+    #[must_use]
+    pub fn is_dir(&self) -> bool {
+        self.mode & libc::S_IFMT == libc::S_IFDIR
+    }
+
+    /// Whether it is a symbolic link.
+    #[must_use]
+    pub fn is_link(&self) -> bool {
+        self.mode & libc::S_IFMT == libc::S_IFLNK
+    }
+
+    /// Permission bits, setuid, setgid and sticky included.
+    #[must_use]
+    pub fn permissions(&self) -> u32 {
+        self.mode & 0o7777
+    }
+}
+
+fn raw_statx(dir: BorrowedFd<'_>, name: &CStr, flags: libc::c_int, mask: u32) -> nix::Result<libc::statx> {
+    let mut buffer = MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: `name` is NUL-terminated, `dir` is open, and the kernel fills at most one statx.
+    let answer = unsafe { libc::statx(dir.as_raw_fd(), name.as_ptr(), flags, mask, buffer.as_mut_ptr()) };
+    Errno::result(answer)?;
+    // SAFETY: zeroed, then filled by the kernel; every bit pattern is a valid statx.
+    Ok(unsafe { buffer.assume_init() })
+}
+
+fn to_stat(raw: &libc::statx) -> Stat {
+    Stat {
+        id: FileId { dev: libc::makedev(raw.stx_dev_major, raw.stx_dev_minor), ino: raw.stx_ino },
+        mount: raw.stx_mnt_id,
+        mode: u32::from(raw.stx_mode),
+        uid: raw.stx_uid,
+        gid: raw.stx_gid,
+        mount_root: raw.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0,
+    }
+}
+
+const STAT_MASK: u32 = libc::STATX_BASIC_STATS | libc::STATX_MNT_ID;
+
+/// statx(2) of an open descriptor (`O_PATH` included).
+///
+/// # Errors
+/// Whatever statx(2) answers.
+pub fn stat(fd: impl AsFd) -> Result<Stat> {
+    raw_statx(fd.as_fd(), c"", libc::AT_EMPTY_PATH, STAT_MASK).map(|raw| to_stat(&raw)).named("statx", "")
+}
+
+/// statx(2) of one name in a directory, a link itself and not what it points to.
+///
+/// # Errors
+/// Whatever statx(2) answers; `ENOENT` where there is no such name.
+pub fn stat_at(dir: impl AsFd, name: &str) -> Result<Stat> {
+    let text = CString::new(name).map_err(|_| Errno::EINVAL).named("statx", format_args!("{name:?}"))?;
+    raw_statx(dir.as_fd(), &text, libc::AT_SYMLINK_NOFOLLOW, STAT_MASK)
+        .map(|raw| to_stat(&raw))
+        .named("statx", format_args!("{name:?}"))
+}
+
+const OPEN_TREE_CLONE: libc::c_uint = 1;
+const AT_RECURSIVE: libc::c_uint = 0x8000;
+
+/// A detached copy of the mount tree below `fd`, its submounts included: open_tree(2).
+///
+/// # Errors
+/// Whatever open_tree(2) answers; `EINVAL` for unbindable mounts.
+pub fn clone_tree(fd: impl AsFd) -> Result<OwnedFd> {
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as libc::c_uint | AT_RECURSIVE | libc::AT_EMPTY_PATH as libc::c_uint;
+    // SAFETY: an empty NUL-terminated path with AT_EMPTY_PATH, and an open descriptor.
+    let answer = unsafe { libc::syscall(libc::SYS_open_tree, fd.as_fd().as_raw_fd(), c"".as_ptr(), flags) };
+    let raw = Errno::result(answer).named("open_tree", "")?;
+    // SAFETY: a successful open_tree returns a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw as libc::c_int) })
+}
+
+const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 0x04;
+const MOVE_MOUNT_T_EMPTY_PATH: libc::c_uint = 0x40;
+
+/// Attaches a detached tree on a directory, descriptor to descriptor: move_mount(2).
+///
+/// # Errors
+/// Whatever move_mount(2) answers; `ENOENT` when the directory was removed in between.
+pub fn move_mount(tree: impl AsFd, onto: impl AsFd) -> Result<()> {
+    // SAFETY: both paths are empty, NUL-terminated and flagged as such; both descriptors are open.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            tree.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            onto.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH,
+        )
+    };
+    Errno::result(answer).map(drop).named("move_mount", "")
+}
+
+/// Propagation to give a mount, as in mount_namespaces(7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetPropagation {
+    /// Receives from the host, never sends. A private mount stays private.
+    Slave,
+    /// Neither receives nor sends.
+    Private,
+}
+
+/// Per-mount attributes to set; what is `false` is left as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct MountAttributes {
+    /// `MOUNT_ATTR_RDONLY`.
+    pub read_only: bool,
+    /// `MOUNT_ATTR_NOSUID`.
+    pub nosuid: bool,
+    /// `MOUNT_ATTR_NODEV`.
+    pub nodev: bool,
+    /// `MOUNT_ATTR_NOEXEC`.
+    pub noexec: bool,
+}
+
+impl MountAttributes {
+    fn bits(self) -> u64 {
+        let bit = |set: bool, bit: u64| if set { bit } else { 0 };
+        bit(self.read_only, 0x1) | bit(self.nosuid, 0x2) | bit(self.nodev, 0x4) | bit(self.noexec, 0x8)
+    }
+}
+
+/// `struct mount_attr` of mount_setattr(2).
+#[repr(C)]
+struct RawMountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// Sets attributes and propagation on a mount and, if `recursive`, on all below it, at once.
+///
+/// # Errors
+/// Whatever mount_setattr(2) answers; `ENOSYS` before Linux 5.12.
+pub fn mount_setattr(
+    mount: impl AsFd,
+    attributes: MountAttributes,
+    propagation: SetPropagation,
+    recursive: bool,
+) -> Result<()> {
+    let raw = RawMountAttr {
+        attr_set: attributes.bits(),
+        attr_clr: 0,
+        propagation: match propagation {
+            SetPropagation::Slave => libc::MS_SLAVE,
+            SetPropagation::Private => libc::MS_PRIVATE,
+        },
+        userns_fd: 0,
+    };
+    let flags = libc::AT_EMPTY_PATH as libc::c_uint | if recursive { AT_RECURSIVE } else { 0 };
+    // SAFETY: the struct matches the kernel's first version, whose size is passed; the path is empty.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const raw,
+            size_of::<RawMountAttr>(),
+        )
+    };
+    Errno::result(answer).map(drop).named("mount_setattr", "")
+}
+
+/// How a mount propagates, as statmount(2) tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Propagation {
+    /// It sends to and receives from a peer group.
+    pub shared: bool,
+    /// It receives from a master group.
+    pub slave: bool,
+}
+
+/// `struct mnt_id_req` of statmount(2), first version.
+#[repr(C)]
+struct MntIdReq {
+    size: u32,
+    spare: u32,
+    mnt_id: u64,
+    param: u64,
+}
+
+/// The head of `struct statmount`, padded to more than any kernel fills without strings.
+#[repr(C)]
+struct RawStatmount {
+    size: u32,
+    mnt_opts: u32,
+    mask: u64,
+    sb_dev_major: u32,
+    sb_dev_minor: u32,
+    sb_magic: u64,
+    sb_flags: u32,
+    fs_type: u32,
+    mnt_id: u64,
+    mnt_parent_id: u64,
+    mnt_id_old: u32,
+    mnt_parent_id_old: u32,
+    mnt_attr: u64,
+    mnt_propagation: u64,
+    rest: [u64; 64],
+}
+
+const SYS_STATMOUNT: libc::c_long = 457;
+const STATMOUNT_MNT_BASIC: u64 = 0x2;
+
+/// How the mount that `fd` lies on propagates, or `None` where the kernel (before Linux 6.8) cannot
+/// tell without reading the whole mount table.
+#[must_use]
+pub fn propagation_of(fd: impl AsFd) -> Option<Propagation> {
+    let unique = raw_statx(fd.as_fd(), c"", libc::AT_EMPTY_PATH, libc::STATX_MNT_ID_UNIQUE).ok()?;
+    if unique.stx_mask & libc::STATX_MNT_ID_UNIQUE == 0 {
+        return None;
+    }
+    let request = MntIdReq {
+        size: size_of::<MntIdReq>() as u32,
+        spare: 0,
+        mnt_id: unique.stx_mnt_id,
+        param: STATMOUNT_MNT_BASIC,
+    };
+    let mut answer = MaybeUninit::<RawStatmount>::zeroed();
+    // SAFETY: request and answer are live for the call, and their true sizes are passed.
+    let result =
+        unsafe { libc::syscall(SYS_STATMOUNT, &raw const request, answer.as_mut_ptr(), size_of::<RawStatmount>(), 0) };
+    if result != 0 {
+        return None;
+    }
+    // SAFETY: zeroed, then filled by the kernel; every bit pattern is valid.
+    let answer = unsafe { answer.assume_init() };
+    (answer.mask & STATMOUNT_MNT_BASIC != 0).then_some(Propagation {
+        shared: answer.mnt_propagation & libc::MS_SHARED != 0,
+        slave: answer.mnt_propagation & libc::MS_SLAVE != 0,
+    })
+}
+
+/// A descriptor for a process, immune to reuse of its number: pidfd_open(2).
+///
+/// # Errors
+/// `ESRCH` where there is no such process.
+pub fn pidfd_open(pid: i32) -> Result<OwnedFd> {
+    // SAFETY: no pointers.
+    let answer = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let raw = Errno::result(answer).named("pidfd_open", pid)?;
+    // SAFETY: a successful pidfd_open returns a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw as libc::c_int) })
+}
+
+/// Whether the process's whole thread group has ended; a zombie has.
+///
+/// # Errors
+/// Whatever poll(2) answers.
+pub fn has_ended(pidfd: impl AsFd) -> Result<bool> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    loop {
+        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::ZERO) {
+            Err(Errno::EINTR) => {}
+            answer => return answer.map(|ready| ready > 0).named("poll", "a process"),
+        }
+    }
+}
+
+/// Ends a process: pidfd_send_signal(2) with SIGKILL.
+///
+/// # Errors
+/// `ESRCH` where it has ended already.
+pub fn kill(pidfd: impl AsFd) -> Result<()> {
+    // SAFETY: the siginfo pointer may be null; the rest are integers.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_fd().as_raw_fd(),
+            libc::SIGKILL,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    Errno::result(answer).map(drop).named("pidfd_send_signal", "")
+}
+
+/// Closes every descriptor above standard error: what a runtime leaked is not ours to hold
+/// (CVE-2024-21626). Must run before this process opens anything it wants to keep.
+///
+/// # Errors
+/// Whatever close_range(2) answers.
+pub fn close_inherited() -> Result<()> {
+    // SAFETY: called first in a hook, before any owned descriptor above 2 exists.
+    let answer = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+    Errno::result(answer).map(drop).named("close_range", "")
+}
+
+/// Enters a mount namespace: setns(2). The caller must have one thread.
+///
+/// # Errors
+/// Whatever setns(2) answers.
+pub fn enter_mount_namespace(namespace: impl AsFd) -> Result<()> {
+    nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNS).named("setns", "a mount namespace")
+}
+
+/// Detaches the mount whose root is `mount`, in the current mount namespace, without naming a path.
+///
+/// # Errors
+/// Whatever fchdir(2) or umount2(2) answers.
+pub fn detach_mount(mount: impl AsFd) -> Result<()> {
+    nix::unistd::fchdir(mount).named("fchdir", "a mount")?;
+    let answer = nix::mount::umount2(".", nix::mount::MntFlags::MNT_DETACH).named("umount2", "a mount");
+    // Leave the detached mount, so that nothing keeps it alive.
+    nix::unistd::chdir("/").named("chdir", "/")?;
+    answer
+}
+
+/// Where a descriptor lies, as seen from this process's root: readlink of `/proc/self/fd/N` through a
+/// directory that was opened earlier, so that it works in every mount namespace.
+///
+/// # Errors
+/// Whatever readlinkat(2) answers.
+pub fn path_of(proc_fds: impl AsFd, fd: impl AsFd) -> Result<OsString> {
+    let name = fd.as_fd().as_raw_fd().to_string();
+    nix::fcntl::readlinkat(proc_fds, name.as_str()).named("readlinkat", "/proc/self/fd")
+}
+
+/// Opens `/proc/self/fd`, for [`path_of`].
+///
+/// # Errors
+/// Whatever openat2(2) answers.
+pub fn open_proc_fds() -> Result<OwnedFd> {
+    open_below(cwd(), Path::new("/proc/self/fd"), OFlag::O_RDONLY | OFlag::O_DIRECTORY, Resolve::NoMagic)
+}
+
+/// The directory that absolute paths do not need: for [`open_below`] with an absolute path.
+#[must_use]
+pub fn cwd() -> BorrowedFd<'static> {
+    nix::fcntl::AT_FDCWD
+}
+
+/// Makes a directory; the process's umask must be 0 for `mode` to be exact.
+///
+/// # Errors
+/// Whatever mkdirat(2) answers; `EEXIST` where the name is taken.
+pub fn mkdir_at(dir: impl AsFd, name: &str, mode: u32) -> Result<()> {
+    nix::sys::stat::mkdirat(dir, name, Mode::from_bits_truncate(mode)).named("mkdirat", format_args!("{name:?}"))
+}
+
+/// Makes a symbolic link.
+///
+/// # Errors
+/// Whatever symlinkat(2) answers.
+pub fn symlink_at(dir: impl AsFd, name: &str, target: &Path) -> Result<()> {
+    nix::unistd::symlinkat(target, dir, name).named("symlinkat", format_args!("{name:?}"))
+}
+
+/// Reads a symbolic link.
+///
+/// # Errors
+/// `EINVAL` where it is none.
+pub fn readlink_at(dir: impl AsFd, name: &str) -> Result<OsString> {
+    nix::fcntl::readlinkat(dir, name).named("readlinkat", format_args!("{name:?}"))
+}
+
+/// Removes a name: a directory if `directory`, anything else otherwise.
+///
+/// # Errors
+/// Whatever unlinkat(2) answers.
+pub fn unlink_at(dir: impl AsFd, name: &std::ffi::OsStr, directory: bool) -> Result<()> {
+    use nix::unistd::UnlinkatFlags;
+    let flag = if directory { UnlinkatFlags::RemoveDir } else { UnlinkatFlags::NoRemoveDir };
+    nix::unistd::unlinkat(dir, name, flag).named("unlinkat", format_args!("{name:?}"))
+}
+
+/// Gives a name to what has another, if it is free: renameat2(2) with `RENAME_NOREPLACE`.
+///
+/// # Errors
+/// `EEXIST` where the new name is taken.
+pub fn rename_new(from: impl AsFd, old: &std::ffi::OsStr, to: impl AsFd, new: &std::ffi::OsStr) -> Result<()> {
+    use nix::fcntl::RenameFlags;
+    nix::fcntl::renameat2(from, old, to, new, RenameFlags::RENAME_NOREPLACE).named("renameat2", format_args!("{new:?}"))
+}
+
+/// Renames over whatever has the new name.
+///
+/// # Errors
+/// Whatever renameat(2) answers.
+pub fn rename_over(dir: impl AsFd, old: &str, new: &str) -> Result<()> {
+    nix::fcntl::renameat(dir.as_fd(), old, dir.as_fd(), new).named("renameat", format_args!("{new:?}"))
+}
+
+/// Sets owner and group of what is open (`O_PATH` included), never by path (CVE-2024-9341).
+///
+/// # Errors
+/// Whatever fchownat(2) answers.
+pub fn chown(fd: impl AsFd, uid: u32, gid: u32) -> Result<()> {
+    use nix::unistd::{Gid, Uid};
+    let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    nix::unistd::fchownat(fd, "", uid, gid, AtFlags::AT_EMPTY_PATH).named("fchownat", "")
+}
+
+/// Sets the permission bits of a directory that was opened for reading.
+///
+/// # Errors
+/// Whatever fchmod(2) answers.
+pub fn chmod(fd: impl AsFd, mode: u32) -> Result<()> {
+    nix::sys::stat::fchmod(fd, Mode::from_bits_truncate(mode)).named("fchmod", "")
+}
+
+/// Opens or makes a regular file below a directory of ours; links are never followed.
+///
+/// # Errors
+/// Whatever openat(2) answers.
+pub fn open_file_at(dir: impl AsFd, name: &str, flags: OFlag, mode: u32) -> Result<OwnedFd> {
+    let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    nix::fcntl::openat(dir, name, flags, Mode::from_bits_truncate(mode)).named("openat", format_args!("{name:?}"))
+}
+
+/// Writes a directory's or file's data and metadata to disk: fsync(2).
+///
+/// # Errors
+/// Whatever fsync(2) answers.
+pub fn fsync(fd: impl AsFd) -> Result<()> {
+    nix::unistd::fsync(fd).named("fsync", "")
+}
+
+/// Locks an open file against other holders, waiting for them; freed when the last copy is closed.
+///
+/// # Errors
+/// `EWOULDBLOCK` where `wait` is false and somebody has it.
+pub fn lock(fd: impl AsFd, wait: bool) -> Result<()> {
+    let how = if wait { libc::LOCK_EX } else { libc::LOCK_EX | libc::LOCK_NB };
+    loop {
+        // SAFETY: no pointers.
+        let answer = unsafe { libc::flock(fd.as_fd().as_raw_fd(), how) };
+        match Errno::result(answer) {
+            Err(Errno::EINTR) => {}
+            answer => return answer.map(drop).named("flock", ""),
+        }
+    }
+}
+
+/// Number of names a file has; 0 when it was removed after it was opened.
+///
+/// # Errors
+/// Whatever statx(2) answers.
+pub fn link_count(fd: impl AsFd) -> Result<u32> {
+    raw_statx(fd.as_fd(), c"", libc::AT_EMPTY_PATH, libc::STATX_NLINK).map(|raw| raw.stx_nlink).named("statx", "")
+}
+
+/// Seconds since the epoch of the last modification.
+///
+/// # Errors
+/// Whatever statx(2) answers.
+pub fn modified(fd: impl AsFd) -> Result<i64> {
+    raw_statx(fd.as_fd(), c"", libc::AT_EMPTY_PATH, libc::STATX_MTIME)
+        .map(|raw| raw.stx_mtime.tv_sec)
+        .named("statx", "")
+}
+
+/// The type of filesystem that `fd` lies on, by its magic number (statfs(2)), and its mount's flags.
+///
+/// # Errors
+/// Whatever fstatfs(2) answers.
+pub fn filesystem(fd: impl AsFd) -> Result<Filesystem> {
+    let raw = nix::sys::statfs::fstatfs(fd).named("fstatfs", "")?;
+    let flags = raw.flags();
+    use nix::sys::statvfs::FsFlags;
+    Ok(Filesystem {
+        magic: raw.filesystem_type().0 as i64,
+        attributes: MountAttributes {
+            read_only: flags.contains(FsFlags::ST_RDONLY),
+            nosuid: flags.contains(FsFlags::ST_NOSUID),
+            nodev: flags.contains(FsFlags::ST_NODEV),
+            noexec: flags.contains(FsFlags::ST_NOEXEC),
+        },
+    })
+}
+
+/// What [`filesystem`] tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Filesystem {
+    /// Magic number, statfs(2).
+    pub magic: i64,
+    /// Attributes of the mount it was reached through.
+    pub attributes: MountAttributes,
+}
+
+impl Filesystem {
+    /// Whether it is one of the kernel's own interfaces, on which nothing is ever mounted by a hook
+    /// (CVE-2019-16884, CVE-2023-28642): proc, sysfs, cgroup, devpts and their kin.
+    #[must_use]
+    pub fn is_kernel_interface(&self) -> bool {
+        const MAGICS: [i64; 12] = [
+            0x9fa0,      // proc
+            0x6265_6572, // sysfs
+            0x27_e0eb,   // cgroup
+            0x6367_7270, // cgroup2
+            0x1cd1,      // devpts
+            0x6462_6720, // debugfs
+            0x7472_6163, // tracefs
+            0x7363_6673, // securityfs
+            0xf97c_ff8c, // selinuxfs
+            0xcafe_4a11, // bpf
+            0x6165_676c, // pstore
+            0x6e73_6673, // nsfs
+        ];
+        MAGICS.contains(&self.magic)
+    }
+}
+
+/// Ready the process for work whatever it inherited: umask 0 (crun gives it, others do not), no blocked
+/// signals (crun blocks nearly all), `/` as working directory.
+///
+/// # Errors
+/// Whatever chdir(2) or sigprocmask(2) answers.
+pub fn reset_process() -> Result<()> {
+    nix::sys::stat::umask(Mode::empty());
+    nix::sys::signal::SigSet::empty().thread_set_mask().named("sigprocmask", "")?;
+    nix::unistd::chdir("/").named("chdir", "/")
+}
+
+/// Whether a path has a NUL byte, which no system call can take.
+#[must_use]
+pub fn has_nul(path: &Path) -> bool {
+    path.as_os_str().as_bytes().contains(&0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_tells_file_and_mount() {
+        let root = open_place(cwd(), Path::new("/"), Resolve::NoLinks).unwrap();
+        let stat = stat(&root).unwrap();
+        assert!(stat.is_dir() && stat.mount_root);
+        assert!(stat.mount > 0);
+    }
+
+    #[test]
+    fn links_are_refused_where_they_must_be() {
+        let proc = open_place(cwd(), Path::new("/proc"), Resolve::NoLinks).unwrap();
+        let error = open_place(&proc, Path::new("self/root"), Resolve::BeneathNoLinks).unwrap_err();
+        assert_eq!(error.errno, Errno::ELOOP);
+        assert_eq!(error.to_string(), "openat2 \"self/root\": Too many symbolic links encountered");
+    }
+
+    #[test]
+    fn proc_is_a_kernel_interface_and_root_is_not() {
+        let open = |path| open_place(cwd(), Path::new(path), Resolve::NoLinks).unwrap();
+        assert!(filesystem(open("/proc")).unwrap().is_kernel_interface());
+        assert!(!filesystem(open("/")).unwrap().is_kernel_interface());
+    }
+
+    #[test]
+    fn a_process_that_lives_has_not_ended() {
+        let me = pidfd_open(std::process::id() as i32).unwrap();
+        assert!(!has_ended(&me).unwrap());
+    }
+}
