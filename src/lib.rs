@@ -7,13 +7,28 @@
 //! Up to the plan everything is a pure function of its inputs. The README says what it does for users, and
 //! `docs/how-it-works.md` walks through a container's start step by step.
 
+pub mod attach;
+pub mod cli;
 pub mod config;
 pub mod container;
 pub mod error;
+pub mod hook;
+pub mod init;
+pub mod intake;
+pub mod isolator;
+pub mod logging;
+pub mod mountinfo;
+pub mod mountpoint;
 pub mod plan;
 pub mod read;
+pub mod record;
 pub mod request;
+pub mod runtime_dir;
+pub mod sandbox;
+pub mod tree;
 pub mod trusted;
+pub mod undo;
+pub mod volume;
 
 #[allow(unsafe_code)]
 pub mod sys;

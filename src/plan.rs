@@ -37,6 +37,8 @@ pub struct Plan {
     pub create_missing_volumes: bool,
     /// Give volumes to the container's user.
     pub own_volumes: bool,
+    /// Whether all its processes end with its init.
+    pub own_pid_namespace: bool,
     /// Seconds for which the sandbox is kept afterwards.
     pub sandbox_retention: u64,
 }
@@ -236,6 +238,7 @@ pub fn make(facts: Facts<'_>, request: &Request, config: &Config) -> Result<Plan
         enslave_root: isolator != Isolator::Posix && !bundle.asks_for_shared(),
         create_missing_volumes: config.create_missing_volumes,
         own_volumes: config.ownership != Ownership::Never && bundle.uid != 0,
+        own_pid_namespace: bundle.own_pid_namespace,
         sandbox_retention: config.sandbox_retention,
     })
 }

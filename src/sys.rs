@@ -9,7 +9,6 @@ use std::ffi::{CStr, CString, OsString};
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -676,15 +675,14 @@ impl Filesystem {
 /// # Errors
 /// Whatever chdir(2) or sigprocmask(2) answers.
 pub fn reset_process() -> Result<()> {
-    nix::sys::stat::umask(Mode::empty());
+    reset_umask();
     nix::sys::signal::SigSet::empty().thread_set_mask().named("sigprocmask", "")?;
     nix::unistd::chdir("/").named("chdir", "/")
 }
 
-/// Whether a path has a NUL byte, which no system call can take.
-#[must_use]
-pub fn has_nul(path: &Path) -> bool {
-    path.as_os_str().as_bytes().contains(&0)
+/// Sets the umask to 0, so that modes are what they are given as.
+pub fn reset_umask() {
+    nix::sys::stat::umask(Mode::empty());
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::sys::{self, Resolve, Stat};
 pub enum Missing {
     /// Answer `None`.
     Tell,
-    /// Make a directory with these permission bits; those above it get 0755.
+    /// Make it, and what is missing above it, with these permission bits.
     Make(u32),
 }
 
@@ -47,10 +47,18 @@ pub fn open_place(path: &Path) -> Result<Option<OwnedFd>> {
     walk(path, Missing::Tell, OFlag::O_PATH)
 }
 
+/// Opens a trusted directory below one that is open and trusted already; `shown` is that one's path.
+///
+/// # Errors
+/// As [`open_dir`].
+pub fn open_dir_below(base: &OwnedFd, shown: &Path, names: &[&str], missing: Missing) -> Result<Option<OwnedFd>> {
+    let names: Vec<&Path> = names.iter().map(Path::new).collect();
+    descend(None, base, shown, &names, missing, OFlag::O_PATH | OFlag::O_DIRECTORY)
+}
+
 fn walk(path: &Path, missing: Missing, last: OFlag) -> Result<Option<OwnedFd>> {
-    let unsafe_path = |what: String| Error::new(Cause::ConfigUnsafe, what);
     if !path.is_absolute() || path.components().any(|c| matches!(c, Component::ParentDir)) {
-        return Err(unsafe_path(format!("{} is not an absolute path without ..", path.display()))
+        return Err(Error::new(Cause::ConfigUnsafe, format!("{} is not an absolute path without ..", path.display()))
             .remedy("write an absolute path without .. into the configuration"));
     }
     let names: Vec<&Path> = path
@@ -60,42 +68,54 @@ fn walk(path: &Path, missing: Missing, last: OFlag) -> Result<Option<OwnedFd>> {
             _ => None,
         })
         .collect();
-    let place = OFlag::O_PATH | OFlag::O_DIRECTORY;
-    let mut shown = String::from("/");
-    let mut current =
-        sys::open_below(sys::cwd(), Path::new("/"), if names.is_empty() { last } else { place }, Resolve::NoLinks)
-            .because(Cause::ConfigUnsafe, || "/ cannot be opened".to_owned())?;
-    check(&current, &shown)?;
+    let place = if names.is_empty() { last } else { OFlag::O_PATH | OFlag::O_DIRECTORY };
+    let root = sys::open_below(sys::cwd(), Path::new("/"), place, Resolve::NoLinks)
+        .because(Cause::ConfigUnsafe, || "/ cannot be opened".to_owned())?;
+    check(&root, Path::new("/"))?;
+    let copy = root.try_clone().because(Cause::ConfigUnsafe, || "/".to_owned())?;
+    descend(Some(root), &copy, Path::new("/"), &names, missing, last)
+}
+
+/// Opens one component after the other; `start` is the answer where there is none.
+fn descend(
+    start: Option<OwnedFd>,
+    base: &OwnedFd,
+    shown: &Path,
+    names: &[&Path],
+    missing: Missing,
+    last: OFlag,
+) -> Result<Option<OwnedFd>> {
+    let mut current = start;
+    let mut shown = shown.to_owned();
     for (index, name) in names.iter().enumerate() {
-        if index > 0 {
-            shown.push('/');
-        }
-        shown.push_str(&name.to_string_lossy());
-        let flags = if index + 1 == names.len() { last } else { place };
-        let doing = || format!("{shown} cannot be opened without following links");
-        let open = || sys::open_below(&current, name, flags, Resolve::BeneathNoLinks);
+        shown.push(name);
+        let is_last = index + 1 == names.len();
+        let flags = if is_last { last } else { OFlag::O_PATH | OFlag::O_DIRECTORY };
+        let parent = current.as_ref().unwrap_or(base);
+        let doing = || format!("{} cannot be opened without following links", shown.display());
+        let open = || sys::open_below(parent, name, flags, Resolve::BeneathNoLinks);
         let next = match (open(), missing) {
             (Err(error), Missing::Tell) if error.errno == Errno::ENOENT => return Ok(None),
             (Err(error), Missing::Make(mode)) if error.errno == Errno::ENOENT => {
-                let mode = if index + 1 == names.len() { mode } else { 0o755 };
-                match sys::mkdir_at(&current, &name.to_string_lossy(), mode) {
+                match sys::mkdir_at(parent, &name.to_string_lossy(), mode) {
                     Err(error) if error.errno == Errno::EEXIST => {}
-                    answer => answer.because(Cause::ConfigUnsafe, || format!("{shown} cannot be made"))?,
+                    answer => answer.because(Cause::ConfigUnsafe, || format!("{} cannot be made", shown.display()))?,
                 }
                 open().because(Cause::ConfigUnsafe, doing)?
             }
             (answer, _) => answer.because(Cause::ConfigUnsafe, doing)?,
         };
         check(&next, &shown)?;
-        current = next;
+        current = Some(next);
     }
-    Ok(Some(current))
+    Ok(current)
 }
 
 /// The user to whom files of unmapped users seem to belong (`/proc/sys/kernel/overflowuid`).
 const OVERFLOW: u32 = 65534;
 
-fn check(fd: &OwnedFd, shown: &str) -> Result<()> {
+fn check(fd: &OwnedFd, shown: &Path) -> Result<()> {
+    let shown = shown.display();
     let stat = sys::stat(fd).because(Cause::ConfigUnsafe, || format!("{shown} cannot be looked at"))?;
     match fault(&stat) {
         None => Ok(()),

@@ -1,1 +1,5 @@
-fn main() {}
+//! `fs-isolator`, the command for people.
+
+fn main() -> std::process::ExitCode {
+    fs_isolator::cli::main()
+}

@@ -30,6 +30,8 @@ pub struct BundleConfig {
     pub sys_admin: bool,
     /// Mounts that the runtime makes, in its order.
     pub mounts: Vec<BundleMount>,
+    /// Its processes end with its init: it has a pid namespace of its own, and joins nobody's.
+    pub own_pid_namespace: bool,
     /// It has, or joins, a mount namespace.
     pub mount_namespace: bool,
     /// It has, or joins, a user namespace.
@@ -146,6 +148,7 @@ impl BundleConfig {
             cwd,
             sys_admin,
             mounts: spec.mounts.unwrap_or_default().into_iter().map(BundleMount::from).collect(),
+            own_pid_namespace: namespaces.iter().any(|namespace| namespace.kind == "pid" && namespace.path.is_none()),
             mount_namespace: has("mount"),
             user_namespace: has("user"),
             joined: namespaces.iter().filter_map(|namespace| namespace.path.clone()).collect(),

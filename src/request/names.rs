@@ -6,9 +6,12 @@ use std::fmt;
 use crate::error::{Cause, Error, Result};
 
 /// A persistence id: names a persistent volume within its role.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct VolumeId(String);
+
+/// Beginning of names that hooks use for what is being made or deleted.
+pub const RESERVED: &str = ".fs-isolator.";
 
 impl VolumeId {
     /// Checks an id: 1 to 255 bytes, not `.` or `..`, no `/`, `\` or control character.
@@ -20,6 +23,7 @@ impl VolumeId {
         match text {
             "" => wrong("is empty"),
             "." | ".." => wrong("is a relative directory"),
+            _ if text.starts_with(RESERVED) => wrong("starts with .fs-isolator., which is reserved"),
             _ if text.len() > 255 => wrong("is longer than 255 bytes"),
             _ if text.chars().any(|c| c.is_control() || c == '/' || c == '\\') => {
                 wrong("has a slash, backslash or control character")
@@ -42,7 +46,7 @@ impl fmt::Display for VolumeId {
 }
 
 /// A role: who a volume belongs to. Hierarchical, with `/` between its components.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Role(String);
 
@@ -112,7 +116,7 @@ mod tests {
         for good in ["db", "a b", "test2#es_data#dd018920", "ü", "%41", "a:b;c", "'\"", &"x".repeat(255)] {
             assert!(VolumeId::parse(good).is_ok(), "{good:?}");
         }
-        for bad in ["", ".", "..", "a/b", "a\\b", "a\nb", "a\0b", "\u{7f}", &"x".repeat(256)] {
+        for bad in ["", ".", "..", ".fs-isolator.x", "a/b", "a\\b", "a\nb", "a\0b", "\u{7f}", &"x".repeat(256)] {
             assert_eq!(VolumeId::parse(bad).unwrap_err().cause(), Cause::VolumeId, "{bad:?}");
         }
     }

@@ -1,0 +1,257 @@
+//! How something is mounted in a container: cloned in the host's mount namespace, made what it must be while
+//! nobody can see it, and moved into the container's, descriptor to descriptor.
+//!
+//! No path string is used after it was checked, and no mount is ever made in the host's mount namespace.
+#![forbid(unsafe_code)]
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use crate::error::{Because, Cause, Error, Result};
+use crate::init::Live;
+use crate::mountpoint::{Base, MountPoints};
+use crate::plan::{Attachment, From, How};
+use crate::record::Within;
+use crate::request::Propagation;
+use crate::sys::{self, FileId, MountAttributes, Resolve, SetPropagation};
+
+/// A detached mount tree, ready to be moved.
+#[derive(Debug)]
+pub struct Tree {
+    fd: OwnedFd,
+    /// What its root is.
+    id: FileId,
+}
+
+impl Tree {
+    /// Clones the tree below an open directory, with everything that is mounted there.
+    ///
+    /// # Errors
+    /// [`Cause::AttachFailed`].
+    pub fn clone_of(source: &OwnedFd, attributes: MountAttributes, propagation: Propagation) -> Result<Tree> {
+        let doing = || "it cannot be cloned".to_owned();
+        let fd = sys::clone_tree(source).because(Cause::AttachFailed, doing)?;
+        let propagation = match propagation {
+            Propagation::Slave => SetPropagation::Slave,
+            Propagation::Private => SetPropagation::Private,
+        };
+        // Recursively: a clone left shared would carry the container's mounts to the host, and a submount
+        // left writable would not be read-only (mesos.md E2). Attributes of the source stay (E3).
+        sys::mount_setattr(&fd, attributes, propagation, true).because(Cause::AttachFailed, doing)?;
+        let id = sys::stat(&fd).because(Cause::AttachFailed, doing)?.id;
+        Ok(Tree { fd, id })
+    }
+}
+
+/// The container's root filesystem, as the host sees it.
+#[derive(Debug)]
+pub struct HostRoot {
+    /// Absolute path.
+    pub path: PathBuf,
+    /// What is there.
+    pub id: FileId,
+}
+
+impl HostRoot {
+    /// Finds `root.path` of a bundle whose own real path is `bundle_path`.
+    ///
+    /// # Errors
+    /// [`Cause::BundleConfig`].
+    pub fn find(bundle: &OwnedFd, bundle_path: &Path, root: &str) -> Result<HostRoot> {
+        let doing = || format!("root.path {root:?} cannot be opened");
+        let fd = sys::open_place(bundle, Path::new(root), Resolve::NoMagic).because(Cause::BundleConfig, doing)?;
+        let id = sys::stat(&fd).because(Cause::BundleConfig, doing)?.id;
+        Ok(HostRoot { path: bundle_path.join(root), id })
+    }
+}
+
+/// This process inside the container's mount namespace; it comes back when this is dropped.
+///
+/// Nothing may be logged in here: the log's path would mean the container's.
+#[derive(Debug)]
+pub struct Inside<'a> {
+    home: &'a OwnedFd,
+    /// The container's root directory.
+    pub root: OwnedFd,
+    /// Its path here, without links.
+    pub root_path: PathBuf,
+}
+
+impl<'a> Inside<'a> {
+    /// Enters the namespace and opens the container's root in it.
+    ///
+    /// # Errors
+    /// [`Cause::Pid`] where the root filesystem is not mounted there, so that it is another container's;
+    /// [`Cause::AttachFailed`].
+    pub fn enter(live: &Live, home: &'a OwnedFd, host_root: &HostRoot, proc_fds: &OwnedFd) -> Result<Inside<'a>> {
+        sys::enter_mount_namespace(&live.namespace)
+            .because(Cause::AttachFailed, || "the container's mount namespace cannot be entered".to_owned())?;
+        let open = || -> Result<(OwnedFd, PathBuf)> {
+            let not_there = || {
+                format!(
+                    "root.path {} is not mounted in the mount namespace of process {}",
+                    host_root.path.display(),
+                    live.init.pid
+                )
+            };
+            let root = sys::open_place(sys::cwd(), &host_root.path, Resolve::NoMagic).because(Cause::Pid, not_there)?;
+            let stat = sys::stat(&root).because(Cause::Pid, not_there)?;
+            if !stat.mount_root || stat.id != host_root.id {
+                return Err(Error::new(Cause::Pid, not_there()));
+            }
+            let path = sys::path_of(proc_fds, &root).because(Cause::Pid, not_there)?;
+            Ok((root, PathBuf::from(path)))
+        };
+        match open() {
+            Ok((root, root_path)) => Ok(Inside { home, root, root_path }),
+            Err(error) => {
+                come_back(home);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        come_back(self.home);
+    }
+}
+
+fn come_back(home: &OwnedFd) {
+    if let Err(error) = sys::enter_mount_namespace(home) {
+        // Nothing this process does from here on would be on the host. It must not go on.
+        eprintln!("fs-isolator: the host's mount namespace cannot be entered again: {error}");
+        std::process::exit(i32::from(Cause::AttachFailed.code()));
+    }
+}
+
+/// Trees that were moved into the container, to be taken out again if a later one fails.
+#[derive(Debug, Default)]
+pub struct Moved<'t> {
+    trees: Vec<&'t Tree>,
+    /// The sandbox, once it is there.
+    sandbox: Option<&'t Tree>,
+}
+
+/// Moving again and again onto a mount point that is removed again and again ends somewhere.
+const TRIES: usize = 16;
+
+impl<'t> Moved<'t> {
+    /// Moves one tree to its target. What lies in the sandbox is found below the sandbox's own descriptor.
+    ///
+    /// # Errors
+    /// The causes of [`MountPoints::directory`]; [`Cause::MountPointUnsafe`], [`Cause::AttachFailed`].
+    pub fn add(
+        &mut self,
+        inside: &Inside<'_>,
+        points: &mut MountPoints<'_>,
+        attachment: &Attachment,
+        tree: &'t Tree,
+        user: (u32, u32),
+        may_cover_mounts: bool,
+    ) -> Result<()> {
+        let (base, path) = match (&attachment.in_sandbox, self.sandbox) {
+            (Some(path), Some(sandbox)) => {
+                let resolve = Resolve::BeneathNoLinks;
+                (Base { fd: &sandbox.fd, within: Within::Sandbox, path: None, resolve, owner: user }, path)
+            }
+            _ => {
+                let (fd, resolve) = (&inside.root, Resolve::InRoot);
+                let path = Some(inside.root_path.as_path());
+                (Base { fd, within: Within::Root, path, resolve, owner: (0, 0) }, &attachment.target)
+            }
+        };
+        for _ in 0..TRIES {
+            let target = points.directory(&base, path, &attachment.missing)?;
+            check_target(&target, attachment, may_cover_mounts)?;
+            match sys::move_mount(&tree.fd, &target) {
+                // The mount point was removed after it was found: its last holder just went.
+                Err(error) if error.errno == Errno::ENOENT => {}
+                answer => {
+                    answer.because(Cause::AttachFailed, || format!("it cannot be mounted at {}", attachment.target))?;
+                    self.trees.push(tree);
+                    if attachment.from == From::Sandbox {
+                        self.sandbox = Some(tree);
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        Err(Error::new(Cause::MountPointUnsafe, format!("{} is removed again and again", attachment.target)))
+    }
+
+    /// Compares what the container's paths lead to with what was moved there: nothing covers anything else.
+    ///
+    /// # Errors
+    /// [`Cause::PathConflict`].
+    pub fn verify(&self, inside: &Inside<'_>, attachment: &Attachment, tree: &Tree) -> Result<()> {
+        let doing = || format!("{} does not lead to what was mounted there", attachment.target);
+        let mount = sys::stat(&tree.fd).because(Cause::AttachFailed, doing)?.mount;
+        let found = sys::open_place(&inside.root, Path::new(&attachment.target.relative()), Resolve::InRoot)
+            .and_then(sys::stat)
+            .because(Cause::PathConflict, doing)?;
+        if found.id != tree.id || found.mount != mount {
+            return Err(Error::new(Cause::PathConflict, doing()).remedy(
+                "another mount covers it, by way of a symbolic link in the image: ask for another container path",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Takes everything out again, children first. The container does not start.
+    pub fn undo(self) -> Vec<String> {
+        let detach = |tree: &&Tree| sys::detach_mount(&tree.fd).err().map(|error| error.to_string());
+        self.trees.iter().rev().filter_map(detach).collect()
+    }
+}
+
+/// What a target must not be, whatever path led to it.
+fn check_target(target: &OwnedFd, attachment: &Attachment, may_cover_mounts: bool) -> Result<()> {
+    let doing = || attachment.target.to_string();
+    let unsafe_target = |what: &str| Err(Error::new(Cause::MountPointUnsafe, format!("{} {what}", attachment.target)));
+    if sys::filesystem(target).because(Cause::MountPointUnsafe, doing)?.is_kernel_interface() {
+        return unsafe_target("lies on one of the kernel's own filesystems");
+    }
+    if !may_cover_mounts && sys::stat(target).because(Cause::MountPointUnsafe, doing)?.mount_root {
+        return unsafe_target("leads to a place where something is mounted already");
+    }
+    if sys::propagation_of(target).is_some_and(|propagation| propagation.shared) {
+        return Err(Error::new(
+            Cause::NotSupported,
+            format!("{} lies in a mount that is shared with the host, which this mount would reach", attachment.target),
+        )
+        .remedy("ask for another container path, or drop shared, rshared or Bidirectional from the mount above it"));
+    }
+    Ok(())
+}
+
+/// Whether host mounts that are made later below `source` can reach a slave clone of it. Without statmount(2)
+/// the mount table is only read if `must_know`; otherwise poststart will tell.
+///
+/// # Errors
+/// [`Cause::AttachFailed`].
+pub fn propagates(source: &OwnedFd, must_know: bool) -> Result<bool> {
+    if let Some(propagation) = sys::propagation_of(source) {
+        return Ok(propagation.shared || propagation.slave);
+    }
+    if !must_know {
+        return Ok(true);
+    }
+    let doing = || "the mount table cannot be read".to_owned();
+    let table = std::fs::read("/proc/self/mountinfo").because(Cause::AttachFailed, doing)?;
+    let id = sys::stat(source).because(Cause::AttachFailed, doing)?.mount;
+    let mounts = crate::mountinfo::parse(&table);
+    Ok(mounts.iter().any(|mount| mount.id == id && (mount.shared.is_some() || mount.master.is_some())))
+}
+
+/// The attributes of a planned mount; a link has none.
+#[must_use]
+pub fn attributes(how: How) -> MountAttributes {
+    match how {
+        How::Mount { attributes, .. } => attributes,
+        How::Link => MountAttributes::default(),
+    }
+}

@@ -1,0 +1,89 @@
+//! `fs-isolator`: one verb per file, text for a terminal and `--json` for programs.
+#![forbid(unsafe_code)]
+
+mod explain;
+mod install;
+mod plan;
+mod sandbox;
+mod show;
+mod user;
+mod volume;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+use crate::error::Result;
+
+/// Apache Mesos filesystem isolators and persistent volumes as OCI hooks.
+#[derive(Debug, Parser)]
+#[command(name = "fs-isolator", version, about, max_term_width = 100)]
+struct Cli {
+    /// Read this configuration instead of /etc/fs-isolator/config.json
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON for programs
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Persistent volumes
+    #[command(subcommand)]
+    Volume(volume::Verb),
+    /// Sandboxes for containers of filesystem/posix
+    #[command(subcommand)]
+    Sandbox(sandbox::Verb),
+    /// Show what would be mounted where for a bundle, and why; does nothing
+    Plan(plan::Arguments),
+    /// Print the effective configuration
+    Config,
+    /// Tell what an exit code means
+    Explain(explain::Arguments),
+    /// Install the hook executables, then their hooks.d files
+    Install(install::Arguments),
+    /// Remove the hooks.d files, then the hook executables
+    Uninstall(install::Arguments),
+}
+
+/// Runs the command.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    crate::sys::reset_umask();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fs-isolator: {error}");
+            ExitCode::from(error.cause().code())
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let config = || Config::load(cli.config.as_deref());
+    match &cli.verb {
+        Verb::Volume(verb) => volume::run(verb, &config()?, cli.json),
+        Verb::Sandbox(verb) => sandbox::run(verb, &config()?, cli.json),
+        Verb::Plan(arguments) => plan::run(arguments, &config()?, cli.json),
+        Verb::Config => show::json(&config()?),
+        Verb::Explain(arguments) => explain::run(arguments, cli.json),
+        Verb::Install(arguments) => install::install(arguments, cli.config.as_deref(), cli.json),
+        Verb::Uninstall(arguments) => install::uninstall(arguments, cli.json),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,221 @@
+//! `fs-isolator install` and `uninstall`.
+//!
+//! podman and CRI-O pass over a hooks.d file whose executable is missing, in silence, and start containers without
+//! their volumes. So executables are there before their files and go after them, and every file appears whole.
+#![forbid(unsafe_code)]
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use serde_json::Value;
+
+use super::show;
+use crate::error::{Because, Cause, Error, Result};
+use crate::hook::Stage;
+use crate::sys;
+use crate::trusted::{self, Missing};
+
+/// Arguments of both verbs.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Directory of the hooks.d files; this one is read by podman and CRI-O by default
+    #[arg(long, default_value = "/usr/share/containers/oci/hooks.d", value_name = "DIR")]
+    hooks_dir: PathBuf,
+    /// Directory of the hook executables
+    #[arg(long, default_value = "/usr/libexec/oci/hooks.d", value_name = "DIR")]
+    bin_dir: PathBuf,
+    /// Directory to take the hook executables from; without one, where this command lies
+    #[arg(long, value_name = "DIR")]
+    from: Option<PathBuf>,
+}
+
+struct Hook {
+    stage: Stage,
+    file: &'static str,
+    template: &'static str,
+}
+
+const HOOKS: [Hook; 3] = [
+    // Undone in reverse: what frees comes first and goes last.
+    Hook {
+        stage: Stage::Poststop,
+        file: "50-fs-isolator-poststop.json",
+        template: include_str!("../../hooks/50-fs-isolator-poststop.json"),
+    },
+    Hook {
+        stage: Stage::Poststart,
+        file: "50-fs-isolator-poststart.json",
+        template: include_str!("../../hooks/50-fs-isolator-poststart.json"),
+    },
+    Hook {
+        stage: Stage::Prestart,
+        file: "50-fs-isolator-prestart.json",
+        template: include_str!("../../hooks/50-fs-isolator-prestart.json"),
+    },
+];
+
+/// Largest executable that is installed, in bytes.
+const LARGEST: u64 = 64 << 20;
+
+/// Installs.
+///
+/// # Errors
+/// [`Cause::Install`], [`Cause::ConfigUnsafe`] where others could change a directory of hooks.
+pub fn install(arguments: &Arguments, config: Option<&Path>, json: bool) -> Result<()> {
+    let from = match &arguments.from {
+        Some(from) => from.clone(),
+        None => own_directory()?,
+    };
+    // Everything is read and checked before anything is written.
+    let mut executables = Vec::new();
+    for hook in &HOOKS {
+        let path = from.join(hook.stage.program());
+        let file = File::open(&path).because(Cause::Install, || format!("{} cannot be opened", path.display()))?;
+        let bytes = crate::read::at_most(file, LARGEST)
+            .because(Cause::Install, || format!("{} cannot be read", path.display()))?;
+        check_static(&bytes).map_err(|what| {
+            Error::new(Cause::Install, format!("{} {what}", path.display()))
+                .remedy("build it in the project's folder with RUSTFLAGS unset: cargo build --release")
+        })?;
+        executables.push(bytes);
+    }
+    let config = config.map(std::path::absolute).transpose().because(Cause::Install, || "--config".to_owned())?;
+    let bin_dir = directory(&arguments.bin_dir)?;
+    let hooks_dir = directory(&arguments.hooks_dir)?;
+    let mut written = Vec::new();
+    for (hook, bytes) in HOOKS.iter().zip(&executables) {
+        write(&bin_dir, hook.stage.program(), bytes, 0o755)?;
+        written.push(arguments.bin_dir.join(hook.stage.program()));
+    }
+    for hook in &HOOKS {
+        let text = fill(hook, &arguments.bin_dir, config.as_deref())?;
+        write(&hooks_dir, hook.file, text.as_bytes(), 0o644)?;
+        written.push(arguments.hooks_dir.join(hook.file));
+    }
+    report("installed", &written, json)
+}
+
+/// Removes what [`install`] wrote, files first.
+///
+/// # Errors
+/// As [`install`].
+pub fn uninstall(arguments: &Arguments, json: bool) -> Result<()> {
+    let mut removed = Vec::new();
+    let mut remove = |path: &Path, names: Vec<&str>| -> Result<()> {
+        let Some(directory) = trusted::open_dir(path, Missing::Tell)? else { return Ok(()) };
+        for name in names {
+            match sys::unlink_at(&directory, OsStr::new(name), false) {
+                Err(error) if error.errno == Errno::ENOENT => {}
+                answer => {
+                    answer.because(Cause::Install, || format!("{name} cannot be removed"))?;
+                    removed.push(path.join(name));
+                }
+            }
+        }
+        Ok(())
+    };
+    remove(&arguments.hooks_dir, HOOKS.iter().rev().map(|hook| hook.file).collect())?;
+    remove(&arguments.bin_dir, HOOKS.iter().rev().map(|hook| hook.stage.program()).collect())?;
+    report("removed", &removed, json)
+}
+
+fn report(what: &str, paths: &[PathBuf], json: bool) -> Result<()> {
+    if json {
+        return show::json(&serde_json::json!({ what: paths }));
+    }
+    let lines: Vec<String> = paths.iter().map(|path| format!("{what} {}", path.display())).collect();
+    show::lines(&lines)
+}
+
+fn own_directory() -> Result<PathBuf> {
+    let exe = std::env::current_exe().because(Cause::Install, || "this command cannot find itself".to_owned())?;
+    exe.parent().map(Path::to_owned).ok_or_else(|| Error::new(Cause::Install, "this command cannot find itself"))
+}
+
+fn directory(path: &Path) -> Result<OwnedFd> {
+    let path = std::path::absolute(path).because(Cause::Install, || path.display().to_string())?;
+    trusted::open_dir(&path, Missing::Make(0o755))?
+        .ok_or_else(|| Error::new(Cause::Install, format!("{} cannot be made", path.display())))
+}
+
+/// Writes a file under a temporary name that is no `*.json`, then renames it: whoever watches sees a whole file.
+fn write(directory: &OwnedFd, name: &str, bytes: &[u8], mode: u32) -> Result<()> {
+    let doing = || format!("{name} cannot be written");
+    let temporary = format!(".{name}.{}", std::process::id());
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC;
+    let mut file = File::from(sys::open_file_at(directory, &temporary, flags, mode).because(Cause::Install, doing)?);
+    let finish = file
+        .write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .because(Cause::Install, doing)
+        .and_then(|()| sys::chmod(&file, mode).because(Cause::Install, doing))
+        .and_then(|()| sys::rename_over(directory, &temporary, name).because(Cause::Install, doing));
+    if finish.is_err() {
+        // The failure above is what there is to tell.
+        let _ = sys::unlink_at(directory, OsStr::new(&temporary), false);
+    }
+    finish
+}
+
+fn fill(hook: &Hook, bin_dir: &Path, config: Option<&Path>) -> Result<String> {
+    let wrong = |error: serde_json::Error| Error::new(Cause::Install, format!("{}: {error}", hook.file));
+    let mut value: Value = serde_json::from_str(hook.template).map_err(wrong)?;
+    let program = hook.stage.program();
+    value["hook"]["path"] = bin_dir.join(program).to_string_lossy().into();
+    if let Some(config) = config {
+        value["hook"]["args"] = serde_json::json!([program, "--config", config]);
+    }
+    serde_json::to_string_pretty(&value).map(|text| text + "\n").map_err(wrong)
+}
+
+/// Refuses what is no static ELF executable: a hook with an interpreter can be made to load a library.
+fn check_static(bytes: &[u8]) -> std::result::Result<(), &'static str> {
+    let u16_at = |at: usize| Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
+    let u32_at = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    let u64_at = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+    // elf(5): 64-bit, little-endian; e_phoff at 32, e_phentsize at 54, e_phnum at 56; PT_INTERP is 3.
+    if bytes.get(..6) != Some(b"\x7fELF\x02\x01") {
+        return Err("is no 64-bit ELF executable");
+    }
+    let headers = (|| Some((u64_at(32)?, u16_at(54)?, u16_at(56)?)))();
+    let Some((offset, size, count)) = headers else { return Err("is truncated") };
+    for index in 0..u64::from(count) {
+        let at = usize::try_from(offset + index * u64::from(size)).unwrap_or(usize::MAX);
+        match u32_at(at.min(bytes.len())) {
+            Some(3) => return Err("has an ELF interpreter, so it is not static"),
+            Some(_) => {}
+            None => return Err("is truncated"),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shell_is_not_static_and_garbage_is_no_executable() {
+        let shell = std::fs::read("/bin/sh").unwrap();
+        assert_eq!(check_static(&shell), Err("has an ELF interpreter, so it is not static"));
+        assert!(check_static(b"#!/bin/sh\n").is_err());
+        assert_eq!(check_static(&shell[..60]), Err("is truncated"));
+    }
+
+    #[test]
+    fn files_name_the_executable_and_the_configuration() {
+        for hook in &HOOKS {
+            let text = fill(hook, Path::new("/opt/x"), Some(Path::new("/opt/c.json"))).unwrap();
+            let value: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(value["hook"]["path"], format!("/opt/x/{}", hook.stage.program()));
+            assert_eq!(value["hook"]["args"][2], "/opt/c.json");
+            assert_eq!(value["stages"].as_array().unwrap().len(), 1);
+        }
+    }
+}

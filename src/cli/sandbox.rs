@@ -1,0 +1,52 @@
+//! `fs-isolator sandbox create`.
+#![forbid(unsafe_code)]
+
+use clap::{Args, Subcommand};
+
+use super::{show, user};
+use crate::config::Config;
+use crate::error::{Cause, Error, Result};
+use crate::sandbox;
+use crate::trusted::Missing;
+use crate::volume::Store;
+
+/// Verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Make a sandbox that a container of filesystem/posix can have as its working directory
+    Create(Create),
+}
+
+/// Arguments of `create`.
+#[derive(Debug, Args)]
+pub struct Create {
+    /// The container's user, as USER[:GROUP]
+    #[arg(long, value_parser = user::parse)]
+    owner: user::Owner,
+    /// Its name; without one, a new one is chosen
+    name: Option<String>,
+}
+
+/// Runs a verb.
+///
+/// # Errors
+/// [`Cause::Sandbox`], [`Cause::ConfigUnsafe`].
+pub fn run(verb: &Verb, config: &Config, json: bool) -> Result<()> {
+    let Verb::Create(arguments) = verb;
+    let owner = arguments.owner;
+    let store = Store::open(&config.work_dir, Missing::Make(0o755))?
+        .ok_or_else(|| Error::new(Cause::Sandbox, format!("{} cannot be made", config.work_dir.display())))?;
+    let name = match &arguments.name {
+        Some(name) => name.clone(),
+        None => {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+            format!("{}-{now:x}", owner.uid)
+        }
+    };
+    let path = sandbox::create(&store, &name, owner.uid, owner.gid)?;
+    if json {
+        show::json(&serde_json::json!({ "path": path, "uid": owner.uid, "gid": owner.gid }))
+    } else {
+        show::lines(&[path.display().to_string()])
+    }
+}

@@ -1,0 +1,51 @@
+//! Output.
+#![forbid(unsafe_code)]
+
+use std::io::{self, Write};
+
+use crate::error::{Cause, Error, Result};
+
+/// Prints a value as indented JSON.
+///
+/// # Errors
+/// [`Cause::Usage`] where standard output cannot be written.
+pub fn json<T: serde::Serialize>(value: &T) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Error::new(Cause::Usage, error.to_string()))?;
+    lines(&[text])
+}
+
+/// Prints lines. A reader that has gone away is no failure.
+///
+/// # Errors
+/// [`Cause::Usage`] where standard output cannot be written.
+pub fn lines<T: AsRef<str>>(lines: &[T]) -> Result<()> {
+    let mut out = io::stdout().lock();
+    for line in lines {
+        match writeln!(out, "{}", line.as_ref()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            answer => answer.map_err(|error| Error::new(Cause::Usage, format!("standard output: {error}")))?,
+        }
+    }
+    Ok(())
+}
+
+/// Prints columns under headings, each as wide as it must be.
+///
+/// # Errors
+/// As [`lines`].
+pub fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> Result<()> {
+    let plain = |text: &str| text.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>();
+    let mut widths = headings.map(|heading| heading.chars().count());
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: Vec<String>| {
+        let padded: Vec<String> = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    let mut text = vec![line(headings.iter().map(|heading| (*heading).to_owned()).collect())];
+    text.extend(rows.iter().map(|row| line(row.iter().map(|cell| plain(cell)).collect())));
+    lines(&text)
+}

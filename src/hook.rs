@@ -1,0 +1,155 @@
+//! The hook executables: what they share, and one module for each.
+#![forbid(unsafe_code)]
+
+pub mod input;
+mod poststart;
+mod poststop;
+mod prestart;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::config::{self, Config};
+use crate::container::State;
+use crate::error::{Cause, Error, Result};
+use crate::{logging, record, request, sys};
+
+/// Which hook this process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// OCI's prestart and createRuntime: attaches what the container asks for.
+    Prestart,
+    /// Checks what the container really has.
+    Poststart,
+    /// Undoes what prestart did.
+    Poststop,
+}
+
+impl Stage {
+    /// Name of the executable.
+    #[must_use]
+    pub fn program(self) -> &'static str {
+        match self {
+            Stage::Prestart => "fs-isolator-prestart",
+            Stage::Poststart => "fs-isolator-poststart",
+            Stage::Poststop => "fs-isolator-poststop",
+        }
+    }
+
+    fn purpose(self) -> &'static str {
+        match self {
+            Stage::Prestart => "OCI hook (prestart or createRuntime): attaches the volumes that a container asks for.",
+            Stage::Poststart => "OCI hook (poststart): ends a container that does not have what it asked for.",
+            Stage::Poststop => "OCI hook (poststop): frees what prestart made for a container.",
+        }
+    }
+}
+
+/// Runs a hook: state on standard input, the cause of a failure as exit code.
+#[must_use]
+pub fn main(stage: Stage) -> ExitCode {
+    let config = match arguments(stage, std::env::args_os().skip(1)) {
+        Ok(Arguments::Run { config }) => config,
+        Ok(Arguments::Print(text)) => {
+            println!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return failed(stage, &error),
+    };
+    match run(stage, config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(stage, &error),
+    }
+}
+
+fn failed(stage: Stage, error: &Error) -> ExitCode {
+    if logging::is_on() {
+        log::error!("{error}");
+    } else {
+        // Not through eprintln!, which panics where standard error is closed.
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), "{}: {error}", stage.program());
+    }
+    ExitCode::from(error.cause().code())
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Arguments {
+    Run { config: Option<PathBuf> },
+    Print(String),
+}
+
+fn arguments(stage: Stage, arguments: impl Iterator<Item = std::ffi::OsString>) -> Result<Arguments> {
+    let mut config = None;
+    let mut arguments = arguments;
+    while let Some(argument) = arguments.next() {
+        match argument.to_str() {
+            Some("--version") => {
+                return Ok(Arguments::Print(format!("{} {}", stage.program(), env!("CARGO_PKG_VERSION"))));
+            }
+            Some("--help") => {
+                return Ok(Arguments::Print(format!(
+                    "{}\n\nUsage: {} [--config FILE] [--version] [--help]\n\nThe container's OCI state is read from standard input. \
+                     Without --config the configuration is {}.\n`fs-isolator explain CODE` tells what an exit code means.",
+                    stage.purpose(),
+                    stage.program(),
+                    config::DEFAULT_PATH
+                )));
+            }
+            Some("--config") if config.is_none() => {
+                let file = arguments.next().ok_or_else(|| Error::new(Cause::Usage, "--config needs a file"))?;
+                config = Some(PathBuf::from(file));
+            }
+            _ => return Err(Error::new(Cause::Usage, format!("argument {argument:?} is not understood"))),
+        }
+    }
+    Ok(Arguments::Run { config })
+}
+
+fn run(stage: Stage, config: Option<PathBuf>) -> Result<()> {
+    let unusable = |error: sys::SysError| Error::new(Cause::StateUnreadable, error.to_string());
+    sys::close_inherited().map_err(unusable)?;
+    // First of all, on every path: `crun delete` dies of SIGPIPE if nobody reads a large state.
+    let text = input::read_state();
+    sys::reset_process().map_err(unusable)?;
+    let state = State::parse(&text?)?;
+    let named = |error: Error| error.container(&state.id);
+    if !request::is_asked(&state.annotations) && stage != Stage::Poststop {
+        return Ok(());
+    }
+    let config = Config::load(config.as_deref()).map_err(named)?;
+    let name = record::name(&state.id, &state.bundle);
+    logging::start(stage.program(), &config, &name);
+    if let Some(status) = state.status.as_deref()
+        && !["creating", "created", "running", "stopped"].contains(&status)
+    {
+        log::info!("the runtime says the container is {status:?}, which is no status of the runtime-spec");
+    }
+    let answer = match stage {
+        Stage::Prestart => prestart::run(&state, &config, &name),
+        Stage::Poststart => poststart::run(&state, &config, &name),
+        Stage::Poststop => poststop::run(&config, &name),
+    };
+    answer.map_err(named)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Arguments> {
+        arguments(Stage::Prestart, words.iter().map(std::ffi::OsString::from))
+    }
+
+    #[test]
+    fn the_command_line() {
+        assert_eq!(parse(&[]).unwrap(), Arguments::Run { config: None });
+        assert_eq!(parse(&["--config", "/c"]).unwrap(), Arguments::Run { config: Some("/c".into()) });
+        assert!(
+            matches!(parse(&["--version"]).unwrap(), Arguments::Print(text) if text.starts_with("fs-isolator-prestart "))
+        );
+        for bad in [&["--config"][..], &["--config", "/a", "--config", "/b"], &["-v"], &["x"]] {
+            assert_eq!(parse(bad).unwrap_err().cause(), Cause::Usage);
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! poststop: undoes what prestart did. It may come before, after or without its prestart, twice, or never.
+#![forbid(unsafe_code)]
+
+use crate::config::Config;
+use crate::error::{Cause, Error, Result};
+use crate::record::Record;
+use crate::runtime_dir::{Open, RuntimeDir};
+use crate::{logging, undo};
+
+/// Runs the hook. Neither pid, manager nor identity of the state is believed: the record has them.
+///
+/// # Errors
+/// [`Cause::UndoIncomplete`] after everything was tried.
+pub fn run(config: &Config, name: &str) -> Result<()> {
+    let Some(runtime) = RuntimeDir::open_existing(&config.runtime_dir)? else { return Ok(()) };
+    let Some(record) = Record::open(&runtime, name, Open::Existing)? else { return Ok(()) };
+    if let Some(header) = &record.header
+        && header.init.lives()?
+    {
+        log::info!("the container's init lives (process {}): nothing is undone", header.init.pid);
+        return Ok(());
+    }
+    undo::undo(&runtime, record, &config.work_dir).map_err(|errors| {
+        errors.iter().for_each(|error| log::error!("{error}"));
+        Error::new(Cause::UndoIncomplete, format!("{} of the steps failed", errors.len()))
+    })?;
+    logging::discard();
+    Ok(())
+}

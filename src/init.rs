@@ -1,0 +1,146 @@
+//! A container's init: which process it is, and whether it still lives.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
+
+use crate::error::{Because, Cause, Error, Result};
+use crate::sys;
+
+/// A process, told apart from any later one with the same number.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Init {
+    /// Process id in the hook's pid namespace.
+    pub pid: i32,
+    /// Start time in clock ticks since boot (proc(5), stat field 22).
+    pub start: u64,
+    /// `/proc/sys/kernel/random/boot_id` when it was seen.
+    pub boot: String,
+}
+
+/// A live init, held by descriptors that were opened while it lived.
+#[derive(Debug)]
+pub struct Live {
+    /// Who it is.
+    pub init: Init,
+    /// The process.
+    pub pidfd: OwnedFd,
+    /// Its mount namespace.
+    pub namespace: OwnedFd,
+}
+
+impl Live {
+    /// Opens the process that the runtime names.
+    ///
+    /// # Errors
+    /// [`Cause::Pid`] where there is no such process.
+    pub fn open(pid: i32) -> Result<Live> {
+        let gone = || format!("there is no process {pid}");
+        let pidfd = sys::pidfd_open(pid).because(Cause::Pid, gone)?;
+        let namespace = File::open(format!("/proc/{pid}/ns/mnt")).because(Cause::Pid, gone)?.into();
+        let start = start_time(pid).ok_or_else(|| Error::new(Cause::Pid, gone()))?;
+        // It lives still, so all of this was about the process behind the pidfd.
+        if sys::has_ended(&pidfd).because(Cause::Pid, gone)? {
+            return Err(Error::new(Cause::Pid, format!("process {pid} has ended")));
+        }
+        Ok(Live { init: Init { pid, start, boot: boot_id()? }, pidfd, namespace })
+    }
+
+    /// Whether its mount namespace is the hook's own.
+    ///
+    /// # Errors
+    /// [`Cause::Pid`] where /proc cannot tell.
+    pub fn shares_my_namespace(&self) -> Result<bool> {
+        let doing = || "mount namespaces cannot be compared".to_owned();
+        let mine = File::open("/proc/self/ns/mnt").because(Cause::Pid, doing)?;
+        Ok(sys::stat(&mine).because(Cause::Pid, doing)?.id == sys::stat(&self.namespace).because(Cause::Pid, doing)?.id)
+    }
+}
+
+impl Init {
+    /// Whether it lives; a zombie does not, and neither does anything from before a reboot.
+    ///
+    /// # Errors
+    /// [`Cause::RuntimeDir`] where the kernel does not say: it is then better taken for alive.
+    pub fn lives(&self) -> Result<bool> {
+        Ok(self.find()?.is_some())
+    }
+
+    /// The live process, if it is one.
+    ///
+    /// # Errors
+    /// As [`Init::lives`].
+    pub fn find(&self) -> Result<Option<OwnedFd>> {
+        if self.boot != boot_id()? {
+            return Ok(None);
+        }
+        let pidfd = match sys::pidfd_open(self.pid) {
+            // EINVAL: the number now belongs to a thread.
+            Err(error) if matches!(error.errno, Errno::ESRCH | Errno::EINVAL) => return Ok(None),
+            answer => answer.because(Cause::RuntimeDir, || format!("process {} cannot be looked at", self.pid))?,
+        };
+        let ended = || sys::has_ended(&pidfd).because(Cause::RuntimeDir, || format!("process {}", self.pid));
+        let same = start_time(self.pid) == Some(self.start);
+        Ok(if same && !ended()? { Some(pidfd) } else { None })
+    }
+}
+
+fn start_time(pid: i32) -> Option<u64> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    parse_start_time(&String::from_utf8_lossy(&stat))
+}
+
+/// Field 22 of `/proc/PID/stat`; the second field is a name in parentheses that may contain anything.
+fn parse_start_time(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+}
+
+/// This boot's id.
+///
+/// # Errors
+/// [`Cause::RuntimeDir`] where /proc is not mounted.
+pub fn boot_id() -> Result<String> {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|text| text.trim_end().to_owned())
+        .because(Cause::RuntimeDir, || "the boot id cannot be read".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_does_not_confuse() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2 3";
+        assert_eq!(parse_start_time(stat), Some(987_654));
+        assert_eq!(parse_start_time("7 (a"), None);
+    }
+
+    #[test]
+    fn i_live_and_my_namesakes_do_not() {
+        let live = Live::open(std::process::id() as i32).unwrap();
+        assert!(live.shares_my_namespace().unwrap());
+        assert!(live.init.lives().unwrap());
+        let reused = Init { start: live.init.start + 1, ..live.init.clone() };
+        assert!(!reused.lives().unwrap());
+        let rebooted = Init { boot: "another".to_owned(), ..live.init };
+        assert!(!rebooted.lives().unwrap());
+    }
+
+    #[test]
+    fn a_zombie_has_ended() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id() as i32;
+        let boot = boot_id().unwrap();
+        let start = start_time(pid).unwrap();
+        let pidfd = sys::pidfd_open(pid).unwrap();
+        while !sys::has_ended(&pidfd).unwrap() {
+            std::thread::yield_now();
+        }
+        assert!(!Init { pid, start, boot }.lives().unwrap(), "not reaped yet, and ended");
+        child.wait().unwrap();
+    }
+}

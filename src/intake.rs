@@ -1,0 +1,110 @@
+//! From a state to a plan: opens the bundle, finds out who made it, and reads the request.
+//!
+//! prestart executes what comes out; `fs-isolator plan` prints it.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use crate::config::Config;
+use crate::container::manager::{self, Claims, Manager};
+use crate::container::{BundleConfig, bundle};
+use crate::error::{Because, Cause, Error, Result};
+use crate::plan::{self, Facts, Plan};
+use crate::{request, sys};
+
+/// A bundle that was opened and read.
+#[derive(Debug)]
+pub struct Bundle {
+    /// Its directory.
+    pub fd: OwnedFd,
+    /// Its real path.
+    pub path: PathBuf,
+    /// Its config.json.
+    pub config: BundleConfig,
+}
+
+impl Bundle {
+    /// Opens and reads a bundle.
+    ///
+    /// # Errors
+    /// [`Cause::Bundle`], [`Cause::BundleConfig`].
+    pub fn open(path: &str, proc_fds: &OwnedFd) -> Result<Bundle> {
+        let fd = bundle::open(path)?;
+        let real = sys::path_of(proc_fds, &fd).because(Cause::Bundle, || "the bundle's path".to_owned())?;
+        let config = BundleConfig::parse(&bundle::read_config(&fd)?)?;
+        Ok(Bundle { fd, path: PathBuf::from(real), config })
+    }
+}
+
+/// Makes the plan for a container; `None` where nothing is to be done for it.
+///
+/// # Errors
+/// [`Cause::ManagerUnknown`], [`Cause::IdentityForged`], the causes of [`request::read`] and [`plan::make`].
+pub fn plan(
+    id: &str,
+    annotations: &HashMap<String, String>,
+    bundle_path: &Path,
+    bundle: &BundleConfig,
+    config: &Config,
+) -> Result<Option<Plan>> {
+    if !request::is_asked(annotations) {
+        return Ok(None);
+    }
+    let manager = find_manager(id, bundle_path, config)?;
+    let claims = manager::claims(manager, annotations)?;
+    if claims.infra {
+        return Ok(None);
+    }
+    confirm_pod(manager, &claims, bundle)?;
+    let request = match request::read(annotations, claims.suffixes)? {
+        Some(request) if !request.is_empty() => request,
+        _ => return Ok(None),
+    };
+    plan::make(Facts { manager, identity: &claims.identity, bundle }, &request, config).map(Some)
+}
+
+/// Finds the manager by the bundle's real path; the configured directories are resolved only if none matches as
+/// it is written.
+fn find_manager(id: &str, bundle: &Path, config: &Config) -> Result<Manager> {
+    if let Some(manager) = Manager::find(bundle, id, config.manager_directories()) {
+        return Ok(manager);
+    }
+    let real: Vec<(Manager, PathBuf)> = config
+        .manager_directories()
+        .filter_map(|(manager, directory)| Some((manager, directory.canonicalize().ok()?)))
+        .collect();
+    let directories = real.iter().map(|(manager, directory)| (*manager, directory.as_path()));
+    Manager::find(bundle, id, directories).ok_or_else(|| {
+        let parent = bundle.parent().unwrap_or(bundle).display().to_string();
+        Error::new(
+            Cause::ManagerUnknown,
+            format!("the bundle {} lies under no directory listed for a manager", bundle.display()),
+        )
+        .remedy(format!(
+            "if you made it by hand, put {{\"managers\": {{\"local\": [{parent:?}]}}}} into the configuration"
+        ))
+    })
+}
+
+/// podman tells containers of a pod by an annotation that an image can forge; cgroups cannot be forged.
+fn confirm_pod(manager: Manager, claims: &Claims<'_>, bundle: &BundleConfig) -> Result<()> {
+    let (Manager::Podman, Some(pod)) = (manager, claims.pod) else { return Ok(()) };
+    let by_cgroup = bundle.cgroups_path.as_deref().is_some_and(|cgroup| manager::cgroup_names_pod(cgroup, pod));
+    let by_namespace = || {
+        bundle.joined.iter().any(|path| {
+            let process = path.strip_prefix("/proc/").and_then(|rest| rest.split_once("/ns/")).map(|(pid, _)| pid);
+            let pid = process.filter(|pid| !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit()));
+            let cgroup = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok());
+            cgroup.is_some_and(|cgroup| manager::cgroup_names_pod(&cgroup, pod))
+        })
+    };
+    if by_cgroup || by_namespace() {
+        return Ok(());
+    }
+    Err(Error::new(
+        Cause::IdentityForged,
+        format!("the annotations claim the pod {pod:?}, and no cgroup of the container says so"),
+    ))
+}

@@ -1,0 +1,98 @@
+//! `filesystem/linux`: bind mounts in the container's own mount namespace (mesos.md A3).
+#![forbid(unsafe_code)]
+
+use super::Job;
+use super::sources::{self, Opened};
+use crate::attach::{Inside, Moved, Tree, attributes};
+use crate::error::{Because, Cause, Error, Result};
+use crate::mountpoint::MountPoints;
+use crate::plan::{Attachment, How};
+use crate::record::Attached;
+use crate::request::Propagation;
+use crate::sys::{self, MountAttributes, SetPropagation};
+
+/// Attaches everything.
+///
+/// # Errors
+/// See [`super::attach`].
+pub fn attach(job: &mut Job<'_>) -> Result<Vec<Attached>> {
+    refuse_host_namespace(job)?;
+    let sandbox = job.sandbox.map(|sandbox| sandbox.open(job.plan.uid, job.plan.gid)).transpose()?;
+    mount_all(job, sandbox.as_ref(), false)
+}
+
+/// With the hook's own namespace the host would be mounted on.
+///
+/// # Errors
+/// [`Cause::HostNamespace`].
+pub fn refuse_host_namespace(job: &Job<'_>) -> Result<()> {
+    if job.live.shares_my_namespace()? {
+        return Err(Error::new(
+            Cause::HostNamespace,
+            format!(
+                "process {} shares the host's mount namespace, and {} would mount on the host",
+                job.live.init.pid, job.plan.isolator
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Clones every source, enters the container and moves them to their places, all or none.
+///
+/// # Errors
+/// See [`super::attach`].
+pub fn mount_all(
+    job: &mut Job<'_>,
+    sandbox: Option<&std::os::fd::OwnedFd>,
+    may_cover_mounts: bool,
+) -> Result<Vec<Attached>> {
+    let plan = job.plan;
+    let mut items: Vec<(&Attachment, Opened, Tree)> = Vec::with_capacity(plan.attachments.len());
+    for attachment in &plan.attachments {
+        let named = |error: Error| error.volume(&attachment.label);
+        let opened = sources::open(job, attachment, sandbox).map_err(named)?;
+        let propagation = match attachment.how {
+            How::Mount { propagation, .. } => propagation,
+            How::Link => Propagation::Private,
+        };
+        let tree = Tree::clone_of(&opened.fd, attributes(attachment.how), propagation).map_err(named)?;
+        items.push((attachment, opened, tree));
+    }
+    move_all(job, &items, may_cover_mounts)?;
+    // Last, because it is the one thing that a failure would leave behind.
+    for (attachment, opened, _) in &items {
+        opened.give_to_user(job, attachment)?;
+    }
+    Ok(items.iter().map(|(attachment, opened, _)| opened.attached(attachment)).collect())
+}
+
+fn move_all(job: &mut Job<'_>, items: &[(&Attachment, Opened, Tree)], may_cover_mounts: bool) -> Result<()> {
+    let inside = Inside::enter(job.live, job.home, job.host_root, job.proc_fds)?;
+    if job.plan.enslave_root {
+        // What the runtime left shared here would carry the container's mounts to the host.
+        sys::mount_setattr(&inside.root, MountAttributes::default(), SetPropagation::Slave, true)
+            .because(Cause::AttachFailed, || "the container's mounts cannot be made slave".to_owned())?;
+    }
+    let mut points = MountPoints { runtime: job.runtime, record: job.record, proc_fds: job.proc_fds };
+    let user = (job.plan.uid, job.plan.gid);
+    let mut moved = Moved::default();
+    let mut all = || -> Result<()> {
+        for (attachment, _, tree) in items {
+            moved
+                .add(&inside, &mut points, attachment, tree, user, may_cover_mounts)
+                .map_err(|error| error.volume(&attachment.label))?;
+        }
+        for (attachment, _, tree) in items {
+            moved.verify(&inside, attachment, tree).map_err(|error| error.volume(&attachment.label))?;
+        }
+        Ok(())
+    };
+    let answer = all();
+    if answer.is_err() {
+        let left = moved.undo();
+        drop(inside);
+        left.iter().for_each(|left| log::warn!("a mount stays in a container that does not start: {left}"));
+    }
+    answer
+}

@@ -1,0 +1,112 @@
+//! `filesystem/posix`: the container shares the host's filesystem; volumes are symbolic links in the sandbox,
+//! and UNIX permissions keep containers apart (mesos.md A2).
+//!
+//! Nothing is mounted. A namespace is entered only to prove that the container will see what the links lead to.
+#![forbid(unsafe_code)]
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use super::Job;
+use super::sources::{self, Opened};
+use crate::attach::Inside;
+use crate::error::{Because, Cause, Error, Result};
+use crate::mountpoint::{Base, MountPoints};
+use crate::plan::{Attachment, From, Sandbox};
+use crate::record::{Attached, Within};
+use crate::sandbox;
+use crate::sys::{self, FileId, Resolve};
+use crate::trusted::{self, Missing};
+
+/// Attaches everything.
+///
+/// # Errors
+/// See [`super::attach`].
+pub fn attach(job: &mut Job<'_>) -> Result<Vec<Attached>> {
+    let Sandbox::WorkingDirectory(cwd) = &job.plan.sandbox else {
+        return Err(Error::new(Cause::PosixSandbox, "the plan has no working directory"));
+    };
+    let sandbox = sandbox::open_working_directory(cwd, &job.config.posix_sandboxes, job.plan.uid)?;
+    if job.plan.uid == 0 {
+        log::warn!(
+            "the container runs as root on the host's filesystem: nothing keeps it from other containers' files"
+        );
+    }
+    let plan = job.plan;
+    let mut items: Vec<(&Attachment, Opened, PathBuf)> = Vec::with_capacity(plan.attachments.len());
+    for attachment in &plan.attachments {
+        let named = |error: Error| error.volume(&attachment.label);
+        let opened = sources::open(job, attachment, None).map_err(named)?;
+        let path = sys::path_of(job.proc_fds, &opened.fd)
+            .because(Cause::AttachFailed, || "its path".to_owned())
+            .map_err(named)?;
+        if let (From::Volume { role, .. }, true) = (&attachment.from, plan.uid != 0) {
+            check_passable(job, &role.directory()).map_err(named)?;
+        }
+        items.push((attachment, opened, PathBuf::from(path)));
+    }
+    let sandbox_id = sys::stat(&sandbox).because(Cause::PosixSandbox, || cwd.clone())?.id;
+    check_visible(job, Path::new(cwd), sandbox_id, &items)?;
+    let owner = (plan.uid, plan.gid);
+    let base = Base { fd: &sandbox, within: Within::Sandbox, path: None, resolve: Resolve::BeneathNoLinks, owner };
+    let mut points = MountPoints { runtime: job.runtime, record: job.record, proc_fds: job.proc_fds };
+    for (attachment, opened, path) in &items {
+        let Some(link) = &attachment.in_sandbox else { continue };
+        points.link(&base, link, path, opened.id).map_err(|error| error.volume(&attachment.label))?;
+    }
+    for (attachment, opened, _) in &items {
+        opened.give_to_user(job, attachment)?;
+    }
+    Ok(items.iter().map(|(attachment, opened, _)| opened.attached(attachment)).collect())
+}
+
+/// Every path must lead, in the container, to the very file it leads to on the host. An image does not have it; an
+/// overlay of `/` has the same inode on another device, and would swallow what is written.
+fn check_visible(job: &Job<'_>, cwd: &Path, sandbox: FileId, items: &[(&Attachment, Opened, PathBuf)]) -> Result<()> {
+    let check = |root: &OwnedFd| -> Result<()> {
+        let leads_to = |path: &Path| {
+            let below = path.strip_prefix("/").unwrap_or(path);
+            sys::open_place(root, below, Resolve::InRoot).and_then(sys::stat).ok().map(|stat| stat.id)
+        };
+        let refused = |path: &Path| {
+            Error::new(
+                Cause::NotHostFilesystem,
+                format!("{} in the container is not what it is on the host", path.display()),
+            )
+        };
+        if leads_to(cwd) != Some(sandbox) {
+            return Err(refused(cwd));
+        }
+        for (attachment, opened, path) in items {
+            if leads_to(path) != Some(opened.id) {
+                return Err(refused(path).volume(&attachment.label));
+            }
+        }
+        Ok(())
+    };
+    if job.live.shares_my_namespace()? {
+        let root = sys::open_place(sys::cwd(), &job.host_root.path, Resolve::NoMagic)
+            .because(Cause::BundleConfig, || "root.path cannot be opened".to_owned())?;
+        return check(&root);
+    }
+    let inside = Inside::enter(job.live, job.home, job.host_root, job.proc_fds)?;
+    check(&inside.root)
+}
+
+/// A link is of no use to a user who cannot pass the directories above the volume.
+fn check_passable(job: &Job<'_>, role_directory: &str) -> Result<()> {
+    let mut path = job.store.path().to_owned();
+    for name in [None, Some("volumes"), Some("roles"), Some(role_directory)] {
+        path.extend(name);
+        let Some(fd) = trusted::open_dir(&path, Missing::Tell)? else { continue };
+        let stat = sys::stat(&fd).because(Cause::Ownership, || path.display().to_string())?;
+        if stat.mode & 0o001 == 0 {
+            return Err(Error::new(
+                Cause::Ownership,
+                format!("user {} cannot pass {} (mode {:04o})", job.plan.uid, path.display(), stat.permissions()),
+            )
+            .remedy(format!("chmod o+x {}", crate::plan::shell_word(&path.to_string_lossy()))));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,99 @@
+//! `filesystem/shared`, deprecated: the host's filesystem with private parts (mesos.md A4).
+//!
+//! Mesos's leaked on hosts whose `/` is shared (MESOS-6563), ignored `RO` and had no persistent volumes. Here it
+//! is the machinery of filesystem/linux with other rules: targets must exist, and private folders take the mode
+//! and owner of what they cover.
+#![forbid(unsafe_code)]
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use nix::errno::Errno;
+
+use super::{Job, linux};
+use crate::attach::Inside;
+use crate::error::{Because, Cause, Error, Result};
+use crate::plan::From;
+use crate::request::container_path::ContainerPath;
+use crate::sys::{self, Resolve, Stat};
+
+/// Attaches everything.
+///
+/// # Errors
+/// See [`super::attach`].
+pub fn attach(job: &mut Job<'_>) -> Result<Vec<crate::record::Attached>> {
+    log::warn!("filesystem/shared is deprecated: use filesystem/linux, which has private parts and images");
+    linux::refuse_host_namespace(job)?;
+    refuse_images(job)?;
+    let sandbox = job.sandbox.map(|sandbox| sandbox.open(job.plan.uid, job.plan.gid)).transpose()?;
+    if let Some(sandbox) = &sandbox {
+        for (path, covered) in covered(job)? {
+            make_folder(sandbox, &path, &covered)?;
+        }
+    }
+    // A private /tmp covers a /tmp that is a mount of its own.
+    linux::mount_all(job, sandbox.as_ref(), true)
+}
+
+/// The container's root must be the host's.
+fn refuse_images(job: &Job<'_>) -> Result<()> {
+    let host = sys::open_place(sys::cwd(), Path::new("/"), Resolve::NoLinks)
+        .and_then(sys::stat)
+        .because(Cause::NotHostFilesystem, || "/ cannot be looked at".to_owned())?;
+    if host.id != job.host_root.id {
+        return Err(Error::new(
+            Cause::NotHostFilesystem,
+            format!(
+                "the container's root filesystem {} is not the host's, and filesystem/shared has no images",
+                job.host_root.path.display()
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// What each private folder will cover, as the container sees it.
+fn covered(job: &Job<'_>) -> Result<Vec<(ContainerPath, Stat)>> {
+    let private = |from: &From| match from {
+        From::Private { path } => Some(path.clone()),
+        _ => None,
+    };
+    let wanted: Vec<_> = job.plan.attachments.iter().filter_map(|a| Some((a, private(&a.from)?))).collect();
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let inside = Inside::enter(job.live, job.home, job.host_root, job.proc_fds)?;
+    wanted
+        .into_iter()
+        .map(|(attachment, path)| {
+            let stat = sys::open_place(&inside.root, Path::new(&attachment.target.relative()), Resolve::InRoot)
+                .and_then(sys::stat)
+                .because(Cause::MountPointMissing, || format!("{} must exist on the host", attachment.target))
+                .map_err(|error| error.volume(&attachment.label))?;
+            Ok((path, stat))
+        })
+        .collect()
+}
+
+/// Makes a folder in the sandbox, beneath it and without following links; one that is there stays as it is.
+fn make_folder(sandbox: &OwnedFd, path: &ContainerPath, like: &Stat) -> Result<()> {
+    let doing = || format!("the private folder {path} cannot be made");
+    let relative = path.relative();
+    let mut current =
+        sys::open_place(sandbox, Path::new("."), Resolve::BeneathNoLinks).because(Cause::Sandbox, doing)?;
+    let names: Vec<&str> = relative.split('/').collect();
+    for (index, name) in names.iter().enumerate() {
+        let made = match sys::mkdir_at(&current, name, 0o755) {
+            Err(error) if error.errno == Errno::EEXIST => false,
+            answer => answer.because(Cause::Sandbox, doing).map(|()| true)?,
+        };
+        let next =
+            sys::open_dir(&current, Path::new(name), Resolve::BeneathNoLinksNoMounts).because(Cause::Sandbox, doing)?;
+        if made && index + 1 == names.len() {
+            sys::chown(&next, like.uid, like.gid).because(Cause::Sandbox, doing)?;
+            sys::chmod(&next, like.permissions()).because(Cause::Sandbox, doing)?;
+        }
+        current = next;
+    }
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! The log: each line on standard error, where runc shows it, and in the container's file under
+//! `<runtime_dir>/log`, since crun discards standard error.
+//!
+//! The level comes from the configuration, never from the environment.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::fcntl::OFlag;
+
+use crate::config::Config;
+use crate::{runtime_dir, sys};
+
+/// A container's log is memory: at this size, in bytes, it starts over.
+const LARGEST: u64 = 64 << 10;
+
+static ON: AtomicBool = AtomicBool::new(false);
+static PLACE: Mutex<Option<Place>> = Mutex::new(None);
+
+#[derive(Debug)]
+struct Place {
+    runtime_dir: PathBuf,
+    name: String,
+    file: Option<File>,
+}
+
+/// Whether log lines go anywhere yet.
+pub fn is_on() -> bool {
+    ON.load(Ordering::Relaxed)
+}
+
+/// Starts the log of one container. Its file is made with the first line.
+pub fn start(program: &'static str, config: &Config, name: &str) {
+    if let Ok(mut place) = PLACE.lock() {
+        *place = Some(Place { runtime_dir: config.runtime_dir.clone(), name: name.to_owned(), file: None });
+    }
+    let started = env_logger::Builder::new()
+        .filter_level(config.log_level)
+        .format(move |out, line| {
+            let level = line.level().as_str().to_lowercase();
+            writeln!(out, "{program}: {level}: {}", line.args())
+        })
+        .target(env_logger::Target::Pipe(Box::new(Both)))
+        .try_init();
+    ON.store(started.is_ok(), Ordering::Relaxed);
+}
+
+/// Removes the container's log: it is gone, and nothing went wrong at its end.
+pub fn discard() {
+    if let Ok(place) = PLACE.lock()
+        && let Some(place) = &*place
+        && let Ok(Some(root)) = crate::trusted::open_dir(&place.runtime_dir, crate::trusted::Missing::Tell)
+        && let Ok(log) = sys::open_place(&root, "log".as_ref(), sys::Resolve::BeneathNoLinks)
+    {
+        // Most containers never had anything to say.
+        let _ = sys::unlink_at(&log, place.name.as_ref(), false);
+    }
+}
+
+/// Writes to both places; a log that cannot be written stops nothing.
+struct Both;
+
+impl Write for Both {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let _ = io::stderr().write_all(line);
+        if let Ok(mut place) = PLACE.lock()
+            && let Some(place) = place.as_mut()
+        {
+            if place.file.is_none() {
+                place.file = place.open();
+            }
+            if let Some(file) = &mut place.file {
+                let _ = file.write_all(&[utc_now().as_bytes(), b" ", line].concat());
+            }
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Place {
+    fn open(&self) -> Option<File> {
+        let root = runtime_dir::make_root(&self.runtime_dir).ok()?;
+        let directory: OwnedFd = runtime_dir::subdirectory(&root, "log").ok()?;
+        let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT;
+        let file = File::from(sys::open_file_at(&directory, &self.name, flags, 0o600).ok()?);
+        if file.metadata().ok()?.len() > LARGEST {
+            file.set_len(0).ok()?;
+        }
+        Some(file)
+    }
+}
+
+fn utc_now() -> String {
+    utc(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |duration| duration.as_secs()))
+}
+
+/// RFC 3339 of seconds since the epoch. The date by Howard Hinnant's civil_from_days, for years from 1970.
+fn utc(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let of_era = shifted % 146_097;
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = year_of_era + era * 400 + carry;
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn dates() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_795_361_999, "2026-11-22T15:39:59Z"),
+            (4_102_444_800, "2100-01-01T00:00:00Z"),
+        ] {
+            assert_eq!(super::utc(seconds), text);
+        }
+    }
+}

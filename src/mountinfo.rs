@@ -1,0 +1,79 @@
+//! /proc/PID/mountinfo, see proc(5). Paths are unescaped, which Mesos did not do and lost data by (mesos.md E6).
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+/// One mount, as far as it is of use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Mount id.
+    pub id: u64,
+    /// Where it is, as the process that was asked about sees it.
+    pub mount_point: PathBuf,
+    /// Peer group that it sends to and receives from.
+    pub shared: Option<u64>,
+    /// Peer group that it receives from.
+    pub master: Option<u64>,
+}
+
+/// Parses a mount table; lines that are none are passed over.
+#[must_use]
+pub fn parse(text: &[u8]) -> Vec<Mount> {
+    text.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
+}
+
+fn parse_line(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let id = number(fields.next()?)?;
+    let mount_point = unescape(fields.nth(3)?);
+    let mut mount = Mount { id, mount_point, shared: None, master: None };
+    // After the mount options come optional fields, up to a lone hyphen.
+    for field in fields.skip(1).take_while(|field| *field != b"-") {
+        if let Some(group) = field.strip_prefix(b"shared:") {
+            mount.shared = number(group);
+        } else if let Some(group) = field.strip_prefix(b"master:") {
+            mount.master = number(group);
+        }
+    }
+    Some(mount)
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// The kernel writes space, tab, newline, `#` and backslash as a backslash and three octal digits.
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, tail)) = rest.split_first() {
+        let octal = tail.get(..3).filter(|digits| byte == b'\\' && digits.iter().all(|d| (b'0'..=b'7').contains(d)));
+        if let Some(digits) = octal {
+            bytes.push(digits.iter().fold(0u8, |value, digit| value.wrapping_mul(8).wrapping_add(digit - b'0')));
+            rest = &tail[3..];
+        } else {
+            bytes.push(byte);
+            rest = tail;
+        }
+    }
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // mesos.md E6
+    #[test]
+    fn e6_paths_are_unescaped() {
+        let table = b"156 140 0:43 / /a\\040b/\\134x\\011y rw,nosuid master:23 - tmpfs shm rw\n\
+                      22 27 0:21 / /proc rw,relatime shared:5 master:7 propagate_from:2 - proc proc rw\nnonsense\n";
+        let mounts = parse(table);
+        assert_eq!(mounts.len(), 2);
+        assert_eq!(mounts[0].mount_point, PathBuf::from("/a b/\\x\ty"));
+        assert_eq!((mounts[0].id, mounts[0].shared, mounts[0].master), (156, None, Some(23)));
+        assert_eq!((mounts[1].shared, mounts[1].master), (Some(5), Some(7)));
+    }
+}

@@ -1,0 +1,305 @@
+//! What hooks did for one container, written down before it is done, so that it can be undone by whoever
+//! comes next: poststop, the next prestart of the same container, or a prestart that reaps.
+//!
+//! A record is a file of JSON lines under `runtime_dir/records`. Its first line says who and where; each
+//! change to a filesystem is announced by a line before it happens; the last line says that all is done and
+//! what the container must have.
+#![forbid(unsafe_code)]
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Isolator;
+use crate::container::{Identity, Manager};
+use crate::error::{Cause, Error, Result};
+use crate::init::Init;
+use crate::request::names::{Role, VolumeId};
+use crate::runtime_dir::{Locked, Open, RuntimeDir};
+use crate::sys::{FileId, MountAttributes};
+
+/// Version of the format; every released one stays readable.
+pub const VERSION: u32 = 1;
+
+/// First line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Container id.
+    pub id: String,
+    /// Bundle, as the runtime gave it.
+    pub bundle: String,
+    /// Who made it.
+    pub manager: Manager,
+    /// On whose behalf.
+    pub identity: Identity,
+    /// The isolator that did it.
+    pub isolator: Isolator,
+    /// The container's init.
+    pub init: Init,
+    /// Whether all the container's processes end with its init.
+    pub own_pid_namespace: bool,
+    /// The container's root filesystem on the host.
+    pub root: Base,
+    /// The sandbox's directory on the host.
+    pub sandbox: Option<SandboxRecord>,
+}
+
+/// A directory on the host below which something was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// Its path when it was open.
+    pub path: String,
+    /// What it was.
+    pub id: FileId,
+}
+
+/// A sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxRecord {
+    /// Its path.
+    pub path: String,
+    /// This record's prestart makes it, so a failure removes it.
+    pub made: bool,
+    /// It goes with the container.
+    pub remove_at_stop: bool,
+}
+
+/// Which of the header's directories a place lies below.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Within {
+    /// The root filesystem.
+    Root,
+    /// The sandbox.
+    Sandbox,
+}
+
+/// A name in a directory: where something was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Below what.
+    pub within: Within,
+    /// Directory below it, empty for itself. No component is a link.
+    pub parent: String,
+    /// Name in that directory.
+    pub name: String,
+}
+
+impl Place {
+    /// The place of the directory that this one lies in.
+    #[must_use]
+    pub fn up(&self) -> Option<Place> {
+        if self.parent.is_empty() {
+            return None;
+        }
+        let (parent, name) = self.parent.rsplit_once('/').unwrap_or(("", &self.parent));
+        Some(Place { within: self.within, parent: parent.to_owned(), name: name.to_owned() })
+    }
+}
+
+/// A later line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Line {
+    /// A mount point or link will be made under a temporary name.
+    Making {
+        /// Where it will be.
+        place: Place,
+        /// Its name until then.
+        temporary: String,
+    },
+    /// It was made, and is about to get its name.
+    Made {
+        /// Where.
+        place: Place,
+        /// Its name until then.
+        temporary: String,
+        /// What it is.
+        id: FileId,
+    },
+    /// A mount point or link of another hook is about to be used as well.
+    Hold {
+        /// Where.
+        place: Place,
+        /// What it is.
+        id: FileId,
+    },
+    /// A volume is about to be made, because it was missing.
+    MakingVolume {
+        /// Its role.
+        role: String,
+        /// Its id.
+        id: String,
+    },
+    /// Everything is done.
+    Done {
+        /// What the container must have now.
+        attachments: Vec<Attached>,
+    },
+}
+
+/// One thing a container must have.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Attached {
+    /// The request's words.
+    pub label: String,
+    /// Where, as an absolute path in the container.
+    pub target: String,
+    /// What must be found there.
+    pub id: FileId,
+    /// Found through a symbolic link, not a mount.
+    pub link: bool,
+    /// Attributes that the mount must have.
+    pub attributes: MountAttributes,
+    /// Later host mounts below it should appear in the container.
+    pub slave: bool,
+    /// The volume named that, so it must.
+    pub slave_named: bool,
+    /// The persistent volume behind it.
+    pub volume: Option<VolumeRecord>,
+}
+
+/// A persistent volume that a container holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeRecord {
+    /// Its role.
+    pub role: Role,
+    /// Its id.
+    pub id: VolumeId,
+    /// Its directory.
+    pub file: FileId,
+}
+
+/// The name of a container's record, sandbox and log: its id and twelve digits that stand for its bundle, since
+/// runtimes accept one id at once under two roots. At most 255 bytes.
+#[must_use]
+pub fn name(id: &str, bundle: &str) -> String {
+    // FNV-1a. Nobody who could make two bundles collide is kept out by it: bundles are root's.
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for component in bundle.split('/').filter(|component| !component.is_empty()) {
+        for byte in [b'/'].iter().chain(component.as_bytes()) {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        }
+    }
+    format!("{id}.{:012x}", hash >> 16)
+}
+
+/// An open, locked record.
+#[derive(Debug)]
+pub struct Record {
+    file: Locked,
+    /// Its name, by which it holds mount points.
+    pub name: String,
+    /// First line, once there is one.
+    pub header: Option<Header>,
+    /// Further lines.
+    pub lines: Vec<Line>,
+    makings: usize,
+}
+
+impl Record {
+    /// Opens and locks the record of this name.
+    ///
+    /// # Errors
+    /// [`Cause::RuntimeDir`], also for a record of a newer version.
+    pub fn open(runtime: &RuntimeDir, name: &str, open: Open) -> Result<Option<Record>> {
+        let Some(mut file) = Locked::open(&runtime.records, name, open)? else { return Ok(None) };
+        let wrong = |what: String| Error::new(Cause::RuntimeDir, format!("record {name}: {what}"));
+        let mut lines = file.lines()?.into_iter();
+        let header = match lines.next() {
+            None => None,
+            Some(line) => {
+                #[derive(Deserialize)]
+                struct Versioned {
+                    version: u32,
+                }
+                let version =
+                    serde_json::from_str::<Versioned>(&line).map_err(|error| wrong(error.to_string()))?.version;
+                if version > VERSION {
+                    return Err(wrong(format!("it has version {version}, and this program knows {VERSION}"))
+                        .remedy("use the newer fs-isolator that wrote it"));
+                }
+                Some(serde_json::from_str(&line).map_err(|error| wrong(error.to_string()))?)
+            }
+        };
+        let lines = lines
+            .map(|line| serde_json::from_str(&line).map_err(|error| wrong(error.to_string())))
+            .collect::<Result<Vec<Line>>>()?;
+        Ok(Some(Record { file, name: name.to_owned(), header, lines, makings: 0 }))
+    }
+
+    /// Writes the first line.
+    ///
+    /// # Errors
+    /// [`Cause::RuntimeDir`].
+    pub fn begin(&mut self, header: Header) -> Result<()> {
+        self.file.clear()?;
+        self.lines.clear();
+        self.file.append(&to_json(&header)?)?;
+        self.header = Some(header);
+        Ok(())
+    }
+
+    /// Writes another line.
+    ///
+    /// # Errors
+    /// [`Cause::RuntimeDir`].
+    pub fn add(&mut self, line: Line) -> Result<()> {
+        self.file.append(&to_json(&line)?)?;
+        self.lines.push(line);
+        Ok(())
+    }
+
+    /// A name that nothing else in any directory has.
+    pub fn temporary_name(&mut self) -> String {
+        self.makings += 1;
+        let init = self.header.as_ref().map_or((0, 0), |header| (header.init.pid, header.init.start));
+        format!(".fs-isolator.{}.{:x}.{}", init.0, init.1, self.makings)
+    }
+
+    /// What the container must have, if its prestart came to its end.
+    #[must_use]
+    pub fn attachments(&self) -> Option<&[Attached]> {
+        self.lines.iter().rev().find_map(|line| match line {
+            Line::Done { attachments } => Some(attachments.as_slice()),
+            _ => None,
+        })
+    }
+
+    /// Removes the record: nothing is left to undo.
+    ///
+    /// # Errors
+    /// [`Cause::RuntimeDir`].
+    pub fn remove(self, runtime: &RuntimeDir) -> Result<()> {
+        self.file.remove(&runtime.records)
+    }
+}
+
+fn to_json<T: Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value)
+        .map_err(|error| Error::new(Cause::RuntimeDir, format!("a record cannot be written: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit_and_tell_bundles_apart() {
+        let longest = name(&"x".repeat(242), "/b");
+        assert_eq!(longest.len(), 255);
+        assert_ne!(name("a", "/b/1"), name("a", "/b/2"));
+        assert_ne!(name("a", "/b/c"), name("a", "/bc"));
+        assert_eq!(name("a", "/b/1/"), name("a", "//b/1"));
+    }
+
+    #[test]
+    fn places_go_up_to_their_base() {
+        let place = Place { within: Within::Root, parent: "mnt/mesos".into(), name: "sandbox".into() };
+        let up = place.up().unwrap();
+        assert_eq!((up.parent.as_str(), up.name.as_str()), ("mnt", "mesos"));
+        let top = up.up().unwrap();
+        assert_eq!((top.parent.as_str(), top.name.as_str()), ("", "mnt"));
+        assert_eq!(top.up(), None);
+    }
+}

@@ -1,0 +1,171 @@
+//! `runtime_dir`: small files that say what was done for live containers, and locks on them.
+//!
+//! Every file is only ever appended to, one line at a time with one write(2), under its own lock. A hook
+//! that is killed in between leaves whole lines, and a torn last one is no line.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+use crate::error::{Because, Cause, Result};
+use crate::sys::{self, Resolve};
+use crate::trusted::{self, Missing};
+
+/// Largest file that is read back, in bytes: a record of some thousand volumes.
+const LARGEST: u64 = 4 << 20;
+
+/// The open directory.
+#[derive(Debug)]
+pub struct RuntimeDir {
+    /// Records, one for each container that has something.
+    pub records: OwnedFd,
+    /// Mount points and links that hooks made, by device and inode.
+    pub mount_points: OwnedFd,
+}
+
+impl RuntimeDir {
+    /// Opens the directory, making what is missing.
+    ///
+    /// # Errors
+    /// [`Cause::ConfigUnsafe`] where others could change it; [`Cause::RuntimeDir`].
+    pub fn open(path: &Path) -> Result<RuntimeDir> {
+        match RuntimeDir::open_existing(path)? {
+            Some(open) => Ok(open),
+            None => {
+                let root = make_root(path)?;
+                Ok(RuntimeDir {
+                    records: subdirectory(&root, "records")?,
+                    mount_points: subdirectory(&root, "mountpoints")?,
+                })
+            }
+        }
+    }
+
+    /// Opens the directory if any hook has ever made it.
+    ///
+    /// # Errors
+    /// As [`RuntimeDir::open`].
+    pub fn open_existing(path: &Path) -> Result<Option<RuntimeDir>> {
+        let Some(root) = trusted::open_dir(path, Missing::Tell)? else { return Ok(None) };
+        let open = |name: &str| match sys::open_dir(&root, Path::new(name), Resolve::BeneathNoLinks) {
+            Err(error) if error.errno == Errno::ENOENT => Ok(None),
+            answer => {
+                answer.because(Cause::RuntimeDir, || format!("{}/{name} cannot be opened", path.display())).map(Some)
+            }
+        };
+        Ok(match (open("records")?, open("mountpoints")?) {
+            (Some(records), Some(mount_points)) => Some(RuntimeDir { records, mount_points }),
+            _ => None,
+        })
+    }
+}
+
+/// Opens `runtime_dir` itself, making it if it is missing (it is gone after a reboot).
+///
+/// # Errors
+/// As [`RuntimeDir::open`].
+pub fn make_root(path: &Path) -> Result<OwnedFd> {
+    let root = trusted::open_dir(path, Missing::Make(0o700))?;
+    root.ok_or_else(|| crate::error::Error::new(Cause::RuntimeDir, format!("{} cannot be made", path.display())))
+}
+
+/// Opens a directory in a directory of ours, making it with mode 0700 if it is missing.
+///
+/// # Errors
+/// [`Cause::RuntimeDir`].
+pub fn subdirectory(root: &OwnedFd, name: &str) -> Result<OwnedFd> {
+    let doing = || format!("{name} under runtime_dir cannot be opened");
+    match sys::mkdir_at(root, name, 0o700) {
+        Err(error) if error.errno == Errno::EEXIST => {}
+        answer => answer.because(Cause::RuntimeDir, doing)?,
+    }
+    sys::open_dir(root, Path::new(name), Resolve::BeneathNoLinks).because(Cause::RuntimeDir, doing)
+}
+
+/// How to open a file that is locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Open {
+    /// Only if it exists.
+    Existing,
+    /// Made if it does not.
+    Create,
+    /// Only if it exists and nobody has it locked.
+    Idle,
+}
+
+/// A file under `runtime_dir`, locked for as long as this lives.
+#[derive(Debug)]
+pub struct Locked {
+    file: File,
+    name: String,
+}
+
+impl Locked {
+    /// Opens and locks a file; `None` where it does not exist, or is in use and [`Open::Idle`] was asked for.
+    ///
+    /// # Errors
+    /// [`Cause::RuntimeDir`].
+    pub fn open(dir: &OwnedFd, name: &str, open: Open) -> Result<Option<Locked>> {
+        let doing = || format!("{name} under runtime_dir cannot be opened");
+        let create = if open == Open::Create { OFlag::O_CREAT } else { OFlag::empty() };
+        loop {
+            let fd = match sys::open_file_at(dir, name, OFlag::O_RDWR | OFlag::O_APPEND | create, 0o600) {
+                Err(error) if error.errno == Errno::ENOENT && open != Open::Create => return Ok(None),
+                answer => answer.because(Cause::RuntimeDir, doing)?,
+            };
+            match sys::lock(&fd, open != Open::Idle) {
+                Err(error) if error.errno == Errno::EWOULDBLOCK => return Ok(None),
+                answer => answer.because(Cause::RuntimeDir, doing)?,
+            }
+            // Whoever had the lock before may have removed the file: then this is the lock of nothing.
+            if sys::link_count(&fd).because(Cause::RuntimeDir, doing)? > 0 {
+                return Ok(Some(Locked { file: fd.into(), name: name.to_owned() }));
+            }
+        }
+    }
+
+    /// The whole lines in the file.
+    ///
+    /// # Errors
+    /// [`Cause::RuntimeDir`].
+    pub fn lines(&mut self) -> Result<Vec<String>> {
+        let doing = || format!("{} under runtime_dir cannot be read", self.name);
+        let mut text = Vec::new();
+        (&self.file).take(LARGEST).read_to_end(&mut text).because(Cause::RuntimeDir, doing)?;
+        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        Ok(String::from_utf8_lossy(&text[..whole]).lines().map(str::to_owned).collect())
+    }
+
+    /// Adds one line.
+    ///
+    /// # Errors
+    /// [`Cause::RuntimeDir`].
+    pub fn append(&mut self, line: &str) -> Result<()> {
+        let name = &self.name;
+        self.file
+            .write_all(format!("{line}\n").as_bytes())
+            .because(Cause::RuntimeDir, || format!("{name} under runtime_dir cannot be written"))
+    }
+
+    /// Empties the file.
+    ///
+    /// # Errors
+    /// [`Cause::RuntimeDir`].
+    pub fn clear(&mut self) -> Result<()> {
+        self.file.set_len(0).because(Cause::RuntimeDir, || format!("{} under runtime_dir cannot be emptied", self.name))
+    }
+
+    /// Removes the file; others that wait for its lock will notice.
+    ///
+    /// # Errors
+    /// [`Cause::RuntimeDir`].
+    pub fn remove(self, dir: &OwnedFd) -> Result<()> {
+        sys::unlink_at(dir, self.name.as_ref(), false)
+            .because(Cause::RuntimeDir, || format!("{} under runtime_dir cannot be removed", self.name))
+    }
+}

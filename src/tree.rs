@@ -1,0 +1,170 @@
+//! Deleting a directory with everything in it, by descriptor: never across a mount, never through a link.
+//!
+//! Mesos lost volumes by deleting sandboxes in which they were still mounted (MESOS-7366, 8830, 9352). Here
+//! every directory is opened with `RESOLVE_NO_XDEV`, so that a mount is an error, whoever put it there.
+#![forbid(unsafe_code)]
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::dir::{Dir, Type};
+use nix::errno::Errno;
+
+use crate::sys::{self, Named, Resolve, Result};
+
+/// Deeper directories are moved up to the top first, so that no tree needs more descriptors than this.
+const DEEPEST: usize = 64;
+
+/// Deletes `name` in `parent`, if it exists.
+///
+/// # Errors
+/// What openat2(2), getdents(2), renameat2(2) or unlinkat(2) answer: `EXDEV` where something is mounted. What
+/// was deleted until then is gone.
+pub fn remove(parent: impl AsFd, name: &OsStr) -> Result<()> {
+    let top = match open(&parent, name) {
+        Err(error) if error.errno == Errno::ENOENT => return Ok(()),
+        Err(error) if error.errno == Errno::ENOTDIR || error.errno == Errno::ELOOP => {
+            return sys::unlink_at(&parent, name, false);
+        }
+        answer => answer?,
+    };
+    empty(&top)?;
+    drop(top);
+    sys::unlink_at(&parent, name, true)
+}
+
+/// Deletes everything in a directory, and not the directory.
+///
+/// # Errors
+/// As [`remove`].
+pub fn empty(top: &OwnedFd) -> Result<()> {
+    let mut moved = 0;
+    // Each round deletes all that is not too deep, and moves the rest up.
+    while empty_level(top, top, 0, &mut moved)? {}
+    Ok(())
+}
+
+/// Deletes what is in `directory`; answers whether something was moved to the top and is still there.
+fn empty_level(top: &OwnedFd, directory: &OwnedFd, depth: usize, moved: &mut u64) -> Result<bool> {
+    let mut left = false;
+    for (name, kind) in entries(directory, usize::MAX)? {
+        if kind.is_some_and(|kind| kind != Type::Directory) {
+            remove_file(directory, &name)?;
+            continue;
+        }
+        let child = match open(directory, &name) {
+            Err(error) if error.errno == Errno::ENOENT => continue,
+            Err(error) if error.errno == Errno::ENOTDIR || error.errno == Errno::ELOOP => {
+                remove_file(directory, &name)?;
+                continue;
+            }
+            answer => answer?,
+        };
+        if depth >= DEEPEST {
+            *moved += 1;
+            let aside = OsString::from(format!(".fs-isolator.deep.{}.{moved}", std::process::id()));
+            sys::rename_new(directory, &name, top, &aside)?;
+            left = true;
+            continue;
+        }
+        left |= empty_level(top, &child, depth + 1, moved)?;
+        drop(child);
+        match sys::unlink_at(directory, &name, true) {
+            Err(error) if error.errno == Errno::ENOENT => {}
+            answer => answer?,
+        }
+    }
+    Ok(left)
+}
+
+fn remove_file(directory: &OwnedFd, name: &OsStr) -> Result<()> {
+    match sys::unlink_at(directory, name, false) {
+        Err(error) if error.errno == Errno::ENOENT => Ok(()),
+        answer => answer,
+    }
+}
+
+fn open(parent: impl AsFd, name: &OsStr) -> Result<OwnedFd> {
+    sys::open_dir(parent, Path::new(name), Resolve::BeneathNoLinksNoMounts)
+}
+
+/// Names in a directory, in the kernel's order, with their types where the filesystem tells.
+fn entries(directory: &OwnedFd, most: usize) -> Result<Vec<(OsString, Option<Type>)>> {
+    let copy = sys::open_dir(directory, Path::new("."), Resolve::BeneathNoLinks)?;
+    let mut listing = Dir::from_fd(copy).named("fdopendir", "")?;
+    let mut names = Vec::new();
+    for entry in listing.iter() {
+        let entry = entry.named("getdents", "")?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push((OsStr::from_bytes(name).to_owned(), entry.file_type()));
+            if names.len() == most {
+                break;
+            }
+        }
+    }
+    Ok(names)
+}
+
+/// Names in a directory, sorted.
+///
+/// # Errors
+/// What openat2(2) or getdents(2) answer.
+pub fn names(directory: &OwnedFd) -> Result<Vec<OsString>> {
+    let mut names: Vec<OsString> = entries(directory, usize::MAX)?.into_iter().map(|(name, _)| name).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// The first few names of a directory, in the kernel's order: the work does not grow with the directory.
+///
+/// # Errors
+/// As [`names`].
+pub fn some_names(directory: &OwnedFd, most: usize) -> Result<Vec<OsString>> {
+    Ok(entries(directory, most)?.into_iter().map(|(name, _)| name).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn scratch(name: &str) -> (std::path::PathBuf, OwnedFd) {
+        let path = std::env::temp_dir().join(format!("fs-isolator-tree-{}-{name}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        let fd = sys::open_dir(sys::cwd(), &path, Resolve::NoMagic).unwrap();
+        (path, fd)
+    }
+
+    #[test]
+    fn links_are_removed_and_not_followed() {
+        let (path, fd) = scratch("links");
+        fs::create_dir_all(path.join("keep")).unwrap();
+        fs::write(path.join("keep/file"), "x").unwrap();
+        fs::create_dir_all(path.join("gone/sub")).unwrap();
+        std::os::unix::fs::symlink("../../keep", path.join("gone/sub/link")).unwrap();
+        std::os::unix::fs::symlink("../keep/file", path.join("gone/file")).unwrap();
+        remove(&fd, OsStr::new("gone")).unwrap();
+        assert!(!path.join("gone").exists());
+        assert_eq!(fs::read(path.join("keep/file")).unwrap(), b"x");
+        remove(&fd, OsStr::new("gone")).unwrap();
+        fs::remove_dir_all(path).unwrap();
+    }
+
+    // A container can make a tree deeper than any process may have descriptors.
+    #[test]
+    fn a_very_deep_tree_is_removed() {
+        let (path, fd) = scratch("deep");
+        sys::mkdir_at(&fd, "deep", 0o700).unwrap();
+        let mut current = sys::open_place(&fd, Path::new("deep"), Resolve::NoLinks).unwrap();
+        for _ in 0..3000 {
+            sys::mkdir_at(&current, "d", 0o700).unwrap();
+            current = sys::open_place(&current, Path::new("d"), Resolve::NoLinks).unwrap();
+        }
+        remove(&fd, OsStr::new("deep")).unwrap();
+        assert!(!path.join("deep").exists());
+        fs::remove_dir_all(path).unwrap();
+    }
+}
