@@ -73,7 +73,10 @@ fn is_ready(file: &std::fs::File, wait: Duration) -> Result<bool> {
         match poll(&mut fds, wait) {
             Err(Errno::EINTR) => {}
             Err(error) => {
-                return Err(Error::new(Cause::StateUnreadable, format!("standard input cannot be waited for: {error}")));
+                return Err(Error::new(
+                    Cause::StateUnreadable,
+                    format!("standard input cannot be waited for: {error}"),
+                ));
             }
             Ok(ready) => return Ok(ready > 0),
         }
