@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use crate::error::{Because, Cause, Error, Result};
 use crate::init::Live;
 use crate::mountpoint::{Base, MountPoints};
-use crate::plan::{Attachment, From, How};
+use crate::plan::{Attachment, How, Origin};
 use crate::record::Within;
 use crate::request::Propagation;
 use crate::sys::{self, FileId, MountAttributes, Resolve, SetPropagation};
@@ -173,7 +173,7 @@ impl<'t> Moved<'t> {
                 answer => {
                     answer.because(Cause::AttachFailed, || format!("it cannot be mounted at {}", attachment.target))?;
                     self.trees.push(tree);
-                    if attachment.from == From::Sandbox {
+                    if attachment.from == Origin::Sandbox {
                         self.sandbox = Some(tree);
                     }
                     return Ok(());

@@ -61,7 +61,7 @@ pub struct Attachment {
     /// The request's words.
     pub label: String,
     /// What is attached.
-    pub from: From,
+    pub from: Origin,
     /// Where, as an absolute path in the container.
     pub target: ContainerPath,
     /// Where below the sandbox, for what lies there.
@@ -77,7 +77,7 @@ pub struct Attachment {
 /// Where an attachment comes from.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum From {
+pub enum Origin {
     /// The container's sandbox.
     Sandbox,
     /// A persistent volume.
@@ -215,7 +215,7 @@ pub fn make(facts: Facts<'_>, request: &Request, config: &Config) -> Result<Plan
     let sandbox = match isolator {
         Isolator::Posix => Sandbox::WorkingDirectory(working_directory),
         Isolator::Linux if request.sandbox || attachments.iter().any(|a| a.in_sandbox.is_some()) => Sandbox::Own,
-        Isolator::Shared if request.sandbox || attachments.iter().any(|a| matches!(a.from, From::Private { .. })) => {
+        Isolator::Shared if request.sandbox || attachments.iter().any(|a| matches!(a.from, Origin::Private { .. })) => {
             Sandbox::Own
         }
         _ => Sandbox::None,
@@ -284,7 +284,7 @@ fn attachment(
             if !config.may_use(facts.identity, &role) {
                 return Err(unavailable(&role, id));
             }
-            From::Volume {
+            Origin::Volume {
                 role,
                 id: id.clone(),
                 subpath: volume.subpath.clone(),
@@ -299,7 +299,7 @@ fn attachment(
         }
         Source::SandboxPath { path } if isolator == Isolator::Shared => {
             why.push("a private part: a folder in the sandbox with the mode and owner of what it covers".to_owned());
-            From::Private { path: path.clone() }
+            Origin::Private { path: path.clone() }
         }
         Source::HostPath { .. } | Source::SandboxPath { .. } | Source::ParentPath { .. } | Source::Secret { .. }
             if isolator == Isolator::Linux =>
@@ -359,7 +359,7 @@ fn attachment(
     Ok(Attachment { label: volume.label(), from, target, in_sandbox, how, missing: Missing::Make, why })
 }
 
-fn allowed_host_path(identity: &Identity, config: &Config, path: &str, mode: Mode) -> Result<From> {
+fn allowed_host_path(identity: &Identity, config: &Config, path: &str, mode: Mode) -> Result<Origin> {
     let asked = Path::new(path);
     let granted = config.host_paths.iter().find_map(|entry| {
         // By component: /srv does not allow /srv2 (mesos.md E12).
@@ -378,7 +378,7 @@ fn allowed_host_path(identity: &Identity, config: &Config, path: &str, mode: Mod
         )));
     };
     let below = if below.is_empty() { None } else { Some(ContainerPath::parse_relative(&below)?) };
-    Ok(From::HostPath { allowed, below })
+    Ok(Origin::HostPath { allowed, below })
 }
 
 /// A link has no attributes of its own; what it cannot keep is refused (mesos.md E1).
@@ -426,7 +426,7 @@ fn mount(bundle: &BundleConfig, config: &Config, volume: &VolumeRequest, why: &m
 fn sandbox_attachment(config: &Config) -> Attachment {
     Attachment {
         label: "sandbox".to_owned(),
-        from: From::Sandbox,
+        from: Origin::Sandbox,
         target: config.sandbox_directory.clone(),
         in_sandbox: None,
         how: How::Mount { attributes: MountAttributes::default(), propagation: Propagation::Slave, named: false },
@@ -529,8 +529,8 @@ fn place_missing(attachments: &mut [Attachment], isolator: Isolator, bundle: &Bu
 
 fn covered_by(other: &Attachment, rest: &[String], work_dir: &Path) -> Missing {
     match &other.from {
-        From::Sandbox => Missing::Make,
-        From::Volume { role, id, subpath, .. } => {
+        Origin::Sandbox => Missing::Make,
+        Origin::Volume { role, id, subpath, .. } => {
             let mut path = work_dir.join("volumes/roles").join(role.directory()).join(id.as_str());
             if let Some(subpath) = subpath {
                 path.push(subpath.relative());
@@ -541,7 +541,7 @@ fn covered_by(other: &Attachment, rest: &[String], work_dir: &Path) -> Missing {
                 command: format!("mkdir -p {}", shell_word(&path.to_string_lossy())),
             }
         }
-        From::HostPath { .. } | From::Private { .. } => {
+        Origin::HostPath { .. } | Origin::Private { .. } => {
             Missing::Refuse { inside: format!("volume {}", other.label), command: "mkdir -p there".to_owned() }
         }
     }

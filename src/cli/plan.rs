@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::container::{State, bundle};
 use crate::error::{Because, Cause, Error, Result};
 use crate::intake::{self, Bundle};
-use crate::plan::{Attachment, From, How, Missing, Plan, Sandbox};
+use crate::plan::{Attachment, How, Missing, Origin, Plan, Sandbox};
 use crate::request::Propagation;
 use crate::volume::Store;
 use crate::{record, sys};
@@ -128,15 +128,15 @@ fn describe_one(attachment: &Attachment) -> String {
     }
 }
 
-fn source(from: &From, config: &Config, store: Option<&Store>) -> Result<String> {
+fn source(from: &Origin, config: &Config, store: Option<&Store>) -> Result<String> {
     Ok(match from {
-        From::Sandbox => "the sandbox".to_owned(),
-        From::Private { path } => format!("{path} in the sandbox"),
-        From::HostPath { allowed, below } => match below {
+        Origin::Sandbox => "the sandbox".to_owned(),
+        Origin::Private { path } => format!("{path} in the sandbox"),
+        Origin::HostPath { allowed, below } => match below {
             None => allowed.clone(),
             Some(below) => format!("{allowed}/{below}"),
         },
-        From::Volume { role, id, subpath, shared, .. } => {
+        Origin::Volume { role, id, subpath, shared, .. } => {
             let path = config.work_dir.join("volumes/roles").join(role.directory()).join(id.as_str());
             let exists = match store {
                 Some(store) => store.find(role, id)?.is_some(),

@@ -12,7 +12,7 @@ use super::sources::{self, Opened};
 use crate::attach::Inside;
 use crate::error::{Because, Cause, Error, Result};
 use crate::mountpoint::{Base, MountPoints};
-use crate::plan::{Attachment, From, Sandbox};
+use crate::plan::{Attachment, Origin, Sandbox};
 use crate::record::{Attached, Within};
 use crate::sandbox;
 use crate::sys::{self, FileId, Resolve};
@@ -40,7 +40,7 @@ pub fn attach(job: &mut Job<'_>) -> Result<Vec<Attached>> {
         let path = sys::path_of(job.proc_fds, &opened.fd)
             .because(Cause::AttachFailed, || "its path".to_owned())
             .map_err(named)?;
-        if let (From::Volume { role, .. }, true) = (&attachment.from, plan.uid != 0) {
+        if let (Origin::Volume { role, .. }, true) = (&attachment.from, plan.uid != 0) {
             check_passable(job, &role.directory()).map_err(named)?;
         }
         items.push((attachment, opened, PathBuf::from(path)));

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use super::{Job, linux};
 use crate::attach::Inside;
 use crate::error::{Because, Cause, Error, Result};
-use crate::plan::From;
+use crate::plan::Origin;
 use crate::request::container_path::ContainerPath;
 use crate::sys::{self, Resolve, Stat};
 
@@ -54,8 +54,8 @@ fn refuse_images(job: &Job<'_>) -> Result<()> {
 
 /// What each private folder will cover, as the container sees it.
 fn covered(job: &Job<'_>) -> Result<Vec<(ContainerPath, Stat)>> {
-    let private = |from: &From| match from {
-        From::Private { path } => Some(path.clone()),
+    let private = |from: &Origin| match from {
+        Origin::Private { path } => Some(path.clone()),
         _ => None,
     };
     let wanted: Vec<_> = job.plan.attachments.iter().filter_map(|a| Some((a, private(&a.from)?))).collect();

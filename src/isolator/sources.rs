@@ -7,7 +7,7 @@ use std::path::Path;
 use super::Job;
 use crate::attach::propagates;
 use crate::error::{Because, Cause, Error, Result};
-use crate::plan::{self, Attachment, From, How};
+use crate::plan::{self, Attachment, How, Origin};
 use crate::record::{Attached, Line, VolumeRecord};
 use crate::request::Propagation;
 use crate::request::container_path::ContainerPath;
@@ -38,15 +38,15 @@ pub struct Opened {
 pub fn open(job: &mut Job<'_>, attachment: &Attachment, sandbox: Option<&OwnedFd>) -> Result<Opened> {
     let gone = |what: &str| Error::new(Cause::Sandbox, format!("there is no sandbox for {what}"));
     let (fd, volume_root, volume) = match &attachment.from {
-        From::Sandbox => (copy(sandbox.ok_or_else(|| gone("it"))?)?, None, None),
-        From::Private { path } => {
+        Origin::Sandbox => (copy(sandbox.ok_or_else(|| gone("it"))?)?, None, None),
+        Origin::Private { path } => {
             let sandbox = sandbox.ok_or_else(|| gone("the private folder"))?;
             let fd = sys::open_place(sandbox, Path::new(&path.relative()), Resolve::BeneathNoLinksNoMounts)
                 .because(Cause::Sandbox, || format!("the private folder {path} cannot be opened"))?;
             (fd, None, None)
         }
-        From::HostPath { allowed, below } => (open_host_path(allowed, below.as_ref())?, None, None),
-        From::Volume { role, id, subpath, .. } => {
+        Origin::HostPath { allowed, below } => (open_host_path(allowed, below.as_ref())?, None, None),
+        Origin::Volume { role, id, subpath, .. } => {
             let root = match job.store.find(role, id)? {
                 Some(root) => root,
                 None if job.plan.create_missing_volumes => {
@@ -123,7 +123,7 @@ impl Opened {
     /// # Errors
     /// [`Cause::Ownership`].
     pub fn give_to_user(&self, job: &Job<'_>, attachment: &Attachment) -> Result<()> {
-        let From::Volume { shared, .. } = attachment.from else { return Ok(()) };
+        let Origin::Volume { shared, .. } = attachment.from else { return Ok(()) };
         if !job.plan.own_volumes {
             return Ok(());
         }

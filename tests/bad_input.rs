@@ -1,0 +1,659 @@
+//! Bad input, one row each: refused with its own exit code and one line that names container, volume and remedy;
+//! the container does not start, and nothing is left.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::*;
+use serde_json::{Value, json};
+
+const HOOKS: [(&str, &str); 3] = [("prestart", PRESTART), ("poststart", POSTSTART), ("poststop", POSTSTOP)];
+
+/// Longest line that is still one a person reads.
+const LONGEST_LINE: usize = 16 << 10;
+
+/// All that a row may damage. Without damage the container starts, with the volume `db` at `data`.
+struct Case<'a> {
+    lab: &'a Lab,
+    spec: Value,
+    /// config.json, where it is no JSON.
+    spec_text: Option<String>,
+    config: Value,
+    config_text: Option<String>,
+    config_file: PathBuf,
+    /// Fields of the state, beside those that the runtime wrote.
+    state: Vec<(&'static str, Value)>,
+    state_text: Option<String>,
+    /// The hook gets as far as knowing where the container's log is.
+    logged: bool,
+    /// A real runtime would come as far as calling the hook.
+    real: bool,
+}
+
+type Damage = Box<dyn Fn(&mut Case)>;
+
+struct Row {
+    name: String,
+    damage: Damage,
+    code: i32,
+    /// The volume that the line must name, if any.
+    volume: String,
+    /// Words that the line must contain; after `!`, must not.
+    words: &'static [&'static str],
+}
+
+fn row(name: impl Into<String>, damage: Damage, code: i32, volume: &str, words: &'static [&'static str]) -> Row {
+    Row { name: name.into(), damage, code, volume: volume.to_owned(), words }
+}
+
+// Ways to damage.
+
+fn case(damage: impl Fn(&mut Case) + 'static) -> Damage {
+    Box::new(damage)
+}
+
+fn all(damages: Vec<Damage>) -> Damage {
+    case(move |case| damages.iter().for_each(|damage| damage(case)))
+}
+
+fn foreign(key: &'static str, value: &'static str) -> Damage {
+    case(move |case| case.spec["annotations"][key] = json!(value))
+}
+
+fn annotate(key: &'static str, value: impl Into<String>) -> Damage {
+    let value = value.into();
+    case(move |case| case.spec["annotations"][format!("io.fs-isolator.{key}")] = json!(value))
+}
+
+fn ask(volumes: impl Into<String>) -> Damage {
+    annotate("volumes", volumes)
+}
+
+/// Instead of the plain annotation.
+fn ask_base64(value: &'static str) -> Damage {
+    case(move |case| case.spec["annotations"] = json!({ "io.fs-isolator.volumes.base64": value }))
+}
+
+/// A field of config.json, by JSON pointer.
+fn spec(pointer: &'static str, value: Value) -> Damage {
+    case(move |case| *case.spec.pointer_mut(pointer).unwrap() = value.clone())
+}
+
+/// config.json that a runtime would refuse itself.
+fn spec_text(text: impl Into<String>) -> Damage {
+    let text = text.into();
+    case(move |case| (case.spec_text, case.real) = (Some(text.clone()), false))
+}
+
+fn bind_host() -> Damage {
+    case(|case| {
+        let source = case.lab.dir.join("host");
+        let mount = json!({ "destination": "/host", "type": "bind", "source": source, "options": ["rbind"] });
+        case.spec["mounts"].as_array_mut().unwrap().push(mount);
+    })
+}
+
+/// A configuration that can be read, and is against the request.
+fn config(key: &'static str, value: Value) -> Damage {
+    case(move |case| case.config[key] = value.clone())
+}
+
+/// A configuration that cannot be used: then there is no log either.
+fn bad_config(key: &'static str, value: Value) -> Damage {
+    case(move |case| (case.config[key], case.logged) = (value.clone(), false))
+}
+
+fn config_text(text: impl Into<String>) -> Damage {
+    let text = text.into();
+    case(move |case| (case.config_text, case.logged) = (Some(text.clone()), false))
+}
+
+fn config_file(path: &'static str) -> Damage {
+    case(move |case| (case.config_file, case.logged) = (case.lab.dir.join(path), false))
+}
+
+fn work_dir(path: &'static str) -> Damage {
+    case(move |case| case.config["work_dir"] = json!(case.lab.dir.join(path)))
+}
+
+fn runtime_dir(path: &'static str) -> Damage {
+    case(move |case| (case.config["runtime_dir"], case.logged) = (json!(case.lab.dir.join(path)), false))
+}
+
+/// A field of the state; null takes it away. No real runtime would write it.
+fn state(key: &'static str, value: Value) -> Damage {
+    case(move |case| {
+        case.state.push((key, value.clone()));
+        case.real = false;
+    })
+}
+
+fn state_text(text: impl Into<String>) -> Damage {
+    let text = text.into();
+    case(move |case| (case.state_text, case.real) = (Some(text.clone()), false))
+}
+
+fn bundle(path: &'static str) -> Damage {
+    case(move |case| {
+        case.state.push(("bundle", json!(case.lab.dir.join(path))));
+        case.real = false;
+    })
+}
+
+fn by_hand(damage: Damage) -> Damage {
+    all(vec![damage, case(|case| case.real = false)])
+}
+
+// The table.
+
+/// What no id, role or container path may be, encoded as the short form wants it.
+fn bad_names() -> Vec<(&'static str, String)> {
+    let mut names: Vec<(&str, String)> = ["", ".", "..", "/", "a/../b", "/proc/x", "/sys/x", "a%00b", "a%0Ab"]
+        .into_iter()
+        .map(|name| (name, name.to_owned()))
+        .collect();
+    names.push(("4097 bytes", "x".repeat(4097)));
+    names
+}
+
+const SECRET: &str = r#"[{"container_path":"/run/s","mode":"RO","source":{"type":"SECRET","secret":{"type":"VALUE","value":{"data":"c2VjcmV0"}}}}]"#;
+const RESOURCE: &str =
+    r#"[{"name":"disk","role":"r","disk":{"persistence":{"id":"db"},"volume":{"container_path":"data","mode":"RW"}}}]"#;
+
+fn requests() -> Vec<Row> {
+    let mut rows = vec![
+        row("no such volume", ask("nope:data"), 41, "nope:data", &["fs-isolator volume create --role default nope"]),
+        row("no such role", ask("db:data:role=eng/x"), 41, "db:data", &["fs-isolator volume create --role eng/x db"]),
+        row("a volume that is a link", ask("link:data"), 41, "link:data", &["never reached through a link"]),
+        row("a volume that is a file", ask("file:data"), 41, "file:data", &["directory"]),
+        row("a role that others may write to", ask("v:data:role=open"), 21, "v:data", &["open", "chmod go-w"]),
+        row(
+            "two at one relative path",
+            ask("db:data;other:data"),
+            38,
+            "other:data",
+            &["db:data", "a path of its own|container path of its own"],
+        ),
+        row("two at one absolute path", ask("db:/d;other://d/"), 38, "other:/d", &["same container path /d"]),
+        row(
+            "one at the sandbox",
+            ask("db:/mnt/mesos/sandbox;other:data"),
+            38,
+            "sandbox|db:/mnt/mesos/sandbox",
+            &["same"],
+        ),
+        row("one by way of a link in the image", ask("db:/real;other:/alias"), 51, "db:/real", &["mounted already"]),
+        row(
+            "over a mount of the bundle",
+            ask("db:/dev"),
+            38,
+            "db:/dev",
+            &["bundle's mount at /dev", "another container path"],
+        ),
+        row("over a bind of the bundle", all(vec![bind_host(), ask("db:/host")]), 38, "db:/host", &["/host"]),
+        row(
+            "missing below a bind",
+            all(vec![bind_host(), ask("db:/host/no")]),
+            50,
+            "db:/host/no",
+            &["run: mkdir -p /", "/host/no"],
+        ),
+        row(
+            "missing in a volume",
+            ask("other:/o;db:/o/no"),
+            50,
+            "db:/o/no",
+            &["inside|lie in volume other:/o", "run: mkdir -p /", "other/no"],
+        ),
+        row(
+            "missing in a volume in the sandbox",
+            ask("other:o;db:o/no"),
+            50,
+            "db:o/no",
+            &["run: mkdir -p /", "other/no"],
+        ),
+        row("the sandbox missing in a volume", ask("db:/mnt/mesos;other:o"), 50, "sandbox", &["run: mkdir -p /"]),
+        row("at a file", ask("db:/file"), 51, "db:/file", &["not a directory"]),
+        row("below a file", ask("db:/file/x"), 51, "db:/file/x", &["not a directory"]),
+        row("on proc by way of a link", ask("db:/p/sys"), 51, "db:/p/sys", &["/p/sys", "name a directory"]),
+        row(
+            "subpath missing",
+            ask("other:data:subpath=no"),
+            42,
+            "other:data",
+            &["subpath no", "create it in the volume"],
+        ),
+        row("subpath is a link", ask("other:data:subpath=link"), 42, "other:data", &["subpath link", "symbolic link"]),
+        row("subpath is a file", ask("other:data:subpath=file"), 42, "other:data", &["must be a directory"]),
+        row("subpath above", ask("other:data:subpath=../db"), 37, "other:data", &["../db"]),
+        row("subpath absolute", ask("other:data:subpath=/etc"), 37, "other:data", &["must be relative"]),
+        row("unknown option", ask("db:data:exec"), 34, "db:data", &["\"exec\"", "the options are rw ro"]),
+        row("no container path", ask("db"), 34, "db", &["write ID:CONTAINER_PATH"]),
+        row("an empty entry", ask("db:data;"), 34, "", &["write ID:CONTAINER_PATH"]),
+        row("contradicting options", ask("db:data:ro:rw"), 34, "db:data", &["contradicts", "write ID"]),
+        row("option without its value", ask("db:data:role"), 34, "db:data", &["role=..."]),
+        row("option with a value it has not", ask("db:data:ro=1"), 34, "db:data", &["ro takes no value"]),
+        row("control character", ask("db:da\nta"), 34, "", &["control character"]),
+        row("NUL", by_hand(ask("db:da\0ta")), 34, "", &["control character"]),
+        row("% and no digits", ask("db%zz:data"), 34, "db%zz:data", &["write %25"]),
+        row("% and one digit", ask("db:data%2"), 34, "db:data%2", &["write %25"]),
+        row("% and no UTF-8", ask("%ff:data"), 34, "%ff:data", &["UTF-8"]),
+        row("a request of 1 MB", ask("x".repeat(1 << 20)), 34, "", &["no container path"]),
+        row("an annotation of 10 MB", ask("x".repeat(10 << 20)), 10, "", &["4 MiB"]),
+        row("JSON: malformed", ask("[{]"), 34, "", &["not a JSON array", "JSON array of Mesos"]),
+        row("JSON: truncated", ask(&RESOURCE[..40]), 34, "", &["not a JSON array"]),
+        row("JSON: 10 MB", ask(format!("[{}1]", "1,".repeat(5 << 20))), 10, "", &["4 MiB"]),
+        row("JSON: deeply nested", ask("[".repeat(100_000)), 34, "", &["not a JSON array"]),
+        row("JSON: no object", ask("[1]"), 34, "#1", &["not an object"]),
+        row("JSON: neither Resource nor Volume", ask(r#"[{"x":1}]"#), 34, "#1", &["neither"]),
+        row("JSON: unknown resource", ask(RESOURCE.replace("disk\",", "cpus\",")), 34, "#1", &["cpus"]),
+        row("JSON: unknown mode", ask(RESOURCE.replace("RW", "WO")), 34, "#1", &["mode \"WO\" is unknown"]),
+        row("JSON: of a wrong type", ask(RESOURCE.replace("\"db\"", "7")), 34, "#1", &["\"id\" is not a string"]),
+        row("JSON: not reserved", ask(RESOURCE.replace("\"r\"", "\"*\"")), 34, "#1", &["not reserved"]),
+        row("JSON: bad id", ask(RESOURCE.replace("\"db\"", "\"..\"")), 35, "#1", &["\"..\"", "use 1 to 255 bytes"]),
+        row("JSON: bad role", ask(RESOURCE.replace("\"r\"", "\"a//b\"")), 36, "#1", &["\"a//b\""]),
+        row("JSON: bad path", ask(RESOURCE.replace("data", "a/../b")), 37, "#1", &["\"a/../b\""]),
+        row("JSON: no such volume", ask(RESOURCE), 41, "db:data", &["--role r db"]),
+        row("JSON: unknown type", ask(SECRET.replace("SECRET", "FLOPPY")), 34, "#1", &["\"FLOPPY\" is unknown"]),
+        row(
+            "JSON: a kind nobody handles",
+            ask(SECRET.replace("SECRET", "DOCKER_VOLUME")),
+            40,
+            "DOCKER_VOLUME:/run/s",
+            &["never skipped"],
+        ),
+        row("a secret's VALUE", ask(SECRET), 39, "#1", &["revoke", "!c2VjcmV0"]),
+        row(
+            "a secret's VALUE, called REFERENCE",
+            ask(SECRET.replace("VALUE", "REFERENCE")),
+            39,
+            "#1",
+            &["revoke", "!c2VjcmV0"],
+        ),
+        row("base64: other characters", ask_base64("ZGI6!GF0YQ=="), 34, "", &["not base64"]),
+        row("base64: impossible length", ask_base64("ZGI6Z"), 34, "", &["length"]),
+        row("base64: no UTF-8", ask_base64("//8="), 34, "", &["UTF-8"]),
+        row("both spellings", annotate("volumes.base64", "ZGI6ZGF0YQ=="), 34, "", &["keep one of them"]),
+        row(
+            "unknown key",
+            annotate("volume", "db:data"),
+            33,
+            "",
+            &["io.fs-isolator.volume\\\"|io.fs-isolator.volume\"", "the keys are"],
+        ),
+        row("key for one container", annotate("volumes/c", "db:data"), 33, "", &["CRI-O", "without the suffix"]),
+        row("sandbox neither true nor false", annotate("sandbox", "yes"), 34, "", &["write true or false"]),
+        row(
+            "isolation: both",
+            annotate("isolation", "filesystem/linux,filesystem/posix"),
+            22,
+            "",
+            &["more than one", "name exactly one"],
+        ),
+        row(
+            "isolation: unknown",
+            annotate("isolation", "filesystem/windows"),
+            22,
+            "",
+            &["filesystem/windows", "name exactly one"],
+        ),
+        row(
+            "isolation: not allowed",
+            annotate("isolation", "filesystem/shared"),
+            23,
+            "",
+            &["add \"filesystem/shared\" to \"allowed_isolation\""],
+        ),
+        row("disk=", ask("db:data:disk=fast"), 24, "db:data", &["drop the disk"]),
+        row("host= with linux", ask("host=/srv:/d"), 24, "host=/srv:/d", &["filesystem/shared has"]),
+        row("sandbox= with linux", ask("sandbox=x:/d"), 24, "sandbox=x:/d", &["filesystem/shared has"]),
+        row("secret= with linux", ask("secret=x:/d"), 24, "secret=x:/d", &["only persistent volumes"]),
+        row(
+            "ro and CAP_SYS_ADMIN",
+            all(vec![ask("db:data:ro"), spec("/process/capabilities/bounding", json!(["CAP_SYS_ADMIN"]))]),
+            44,
+            "db:data",
+            &["drop the capability"],
+        ),
+        row(
+            "user namespace",
+            case(|case| {
+                let mappings = json!([{ "containerID": 0, "hostID": 0, "size": 65536 }]);
+                case.spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
+                (case.spec["linux"]["uidMappings"], case.spec["linux"]["gidMappings"]) = (mappings.clone(), mappings);
+            }),
+            24,
+            "",
+            &["without a user namespace"],
+        ),
+        row(
+            "no mount namespace",
+            by_hand(spec("/linux/namespaces", json!([{ "type": "pid" }]))),
+            52,
+            "",
+            &["linux.namespaces"],
+        ),
+        row(
+            "token missing",
+            config("request_token", json!("0123456789abcdef")),
+            32,
+            "",
+            &["request_token", "!0123456789abcdef"],
+        ),
+        row(
+            "token wrong",
+            all(vec![config("request_token", json!("0123456789abcdef")), annotate("token", "0123456789abcdeF")]),
+            32,
+            "",
+            &["io.fs-isolator.token", "!0123456789abcde"],
+        ),
+        row(
+            "bundle under no listed directory",
+            config("managers", json!({ "local": ["/srv/nowhere"] })),
+            30,
+            "",
+            &["{\"managers\": {\"local\": [\"/var/lib/", "/bundles\"]}}"],
+        ),
+        row(
+            "posix: an image",
+            config("isolation", json!("filesystem/posix")),
+            53,
+            "",
+            &["{\"isolation\": \"filesystem/linux\"}"],
+        ),
+        row(
+            "shared: a host path not listed",
+            all(vec![config("isolation", json!("filesystem/shared")), ask("host=/srv:/d")]),
+            43,
+            "host=/srv:/d",
+            &["\"host_paths\"", "\"/srv\""],
+        ),
+        row("shared: relative", config("isolation", json!("filesystem/shared")), 37, "db:data", &["absolute path"]),
+    ];
+    for (name, text) in bad_names() {
+        let of = |what| format!("{what}: {name:?}");
+        rows.push(row(of("id"), ask(format!("{text}:data")), 35, "", &["persistence id", "use 1 to 255 bytes"]));
+        rows.push(row(of("role"), ask(format!("db:data:role={text}")), 36, "", &["role", "use components between"]));
+        rows.push(row(
+            of("role of all"),
+            annotate("role", text.replace("%0A", "\n").replace("%00", "\u{1}")),
+            36,
+            "",
+            &["role", "use components between"],
+        ));
+        rows.push(row(
+            of("container path"),
+            ask(format!("db:{text}")),
+            37,
+            "",
+            &["container path", "use a path of at most 4095"],
+        ));
+    }
+    // An empty annotation says nothing.
+    rows.retain(|row| row.name != "role of all: \"\"");
+    for (key, value) in [
+        ("io.container.manager", "cri-o"),
+        ("io.container.manager", "libpod"),
+        ("io.kubernetes.pod.namespace", "kube-system"),
+        ("io.kubernetes.cri-o.SandboxName", "k8s_a_kube-system_c_0"),
+        ("io.kubernetes.cri-o.SandboxID", "0123456789abcdef0123456789abcdef"),
+        ("io.kubernetes.cri-o.ContainerType", "sandbox"),
+    ] {
+        rows.push(row(format!("forged {key}"), foreign(key, value), 31, "", &["remove the annotations"]));
+    }
+    rows
+}
+
+fn configurations() -> Vec<Row> {
+    let deep = format!("{{\"isolation\":{}", "[".repeat(100_000));
+    let unusable = &["correct the file"];
+    let unsafe_ = &["must belong to root, be writable by nobody else|chmod go-w"];
+    let mut rows = vec![
+        row("configuration: malformed", config_text("{,}"), 20, "", unusable),
+        row("configuration: truncated", config_text("{\"isolation\": \"filesys"), 20, "", unusable),
+        row("configuration: empty", config_text(""), 20, "", unusable),
+        row("configuration: no object", config_text("[]"), 20, "", unusable),
+        row(
+            "configuration: 10 MB",
+            config_text(format!("{{}}{}", " ".repeat(10 << 20))),
+            20,
+            "",
+            &["larger than", "correct the file"],
+        ),
+        row("configuration: deeply nested", config_text(deep), 20, "", unusable),
+        row("configuration: does not exist", config_file("no.json"), 20, "", &["no.json does not exist"]),
+        row("configuration: a directory", config_file("host"), 20, "", &["not a regular file"]),
+        row(
+            "configuration: writable by all",
+            config_file("open.json"),
+            21,
+            "",
+            &["open.json is writable by others", "chmod go-w"],
+        ),
+        row(
+            "configuration: of another user",
+            config_file("owned.json"),
+            21,
+            "",
+            &["owned.json belongs to user 1000", "chown root"],
+        ),
+        row("configuration: a link", config_file("link.json"), 21, "", &["link.json", "not be a symbolic link"]),
+        row(
+            "configuration: below a link",
+            config_file("linked/config.json"),
+            21,
+            "",
+            &["linked", "not be a symbolic link"],
+        ),
+        row(
+            "configuration: below what others may write to",
+            config_file("open/config.json"),
+            21,
+            "",
+            &["open is writable by others"],
+        ),
+        row(
+            "configuration: below a sticky directory",
+            config_file("sticky/config.json"),
+            21,
+            "",
+            &["sticky is writable by others"],
+        ),
+        row(
+            "unknown key",
+            bad_config("isolaton", json!("filesystem/linux")),
+            20,
+            "",
+            &["\"isolaton\"", "did you mean \"isolation\"?"],
+        ),
+        row(
+            "unknown key of a host path",
+            bad_config("host_paths", json!([{ "path": "/srv", "rolls": [] }])),
+            20,
+            "",
+            &["did you mean \"roles\"?"],
+        ),
+        row(
+            "unknown manager",
+            bad_config("managers", json!({ "docker": [] })),
+            20,
+            "",
+            &["docker", "correct the file"],
+        ),
+        row("value of a wrong type", bad_config("work_dir", json!(7)), 20, "", unusable),
+        row(
+            "relative work_dir",
+            bad_config("work_dir", json!("work")),
+            20,
+            "",
+            &["\"work_dir\"", "not an absolute path"],
+        ),
+        row("runtime_dir with ..", bad_config("runtime_dir", json!("/run/../run/x")), 20, "", &["\"runtime_dir\""]),
+        row(
+            "relative sandbox_directory",
+            bad_config("sandbox_directory", json!("sandbox")),
+            20,
+            "",
+            &["sandbox_directory"],
+        ),
+        row(
+            "impossible sandbox_directory",
+            bad_config("sandbox_directory", json!("/a/../b")),
+            20,
+            "",
+            &["sandbox_directory"],
+        ),
+        row("impossible default_role", bad_config("default_role", json!("a//b")), 20, "", &["default_role"]),
+        row(
+            "impossible role of a host path",
+            bad_config("host_paths", json!([{ "path": "/srv", "roles": ["*"] }])),
+            20,
+            "",
+            &["host_paths"],
+        ),
+        row("short token", bad_config("request_token", json!("hunter2")), 20, "", &["request_token", "!hunter2"]),
+        row("unknown ownership", bad_config("ownership", json!("mine")), 20, "", &["auto, mesos and never"]),
+        row("unknown log_level", bad_config("log_level", json!("loud")), 20, "", &["off, error, warn"]),
+        row("unknown sandbox_retention", bad_config("sandbox_retention", json!("soon")), 20, "", &["168h"]),
+        row("unknown propagation", bad_config("propagation", json!("some")), 20, "", &["\"volumes\" is possible"]),
+        row(
+            "both filesystem isolators",
+            bad_config("isolation", json!("filesystem/posix,filesystem/linux")),
+            22,
+            "",
+            &["more than one", "name exactly one"],
+        ),
+        row(
+            "an isolator twice",
+            bad_config("isolation", json!("filesystem/linux,filesystem/linux")),
+            22,
+            "",
+            &["twice"],
+        ),
+        row("unknown isolator", bad_config("isolation", json!("filesystem/windows")), 22, "", &["filesystem/windows"]),
+        row(
+            "both isolators in one allowed",
+            bad_config("allowed_isolation", json!(["filesystem/posix,filesystem/linux"])),
+            22,
+            "",
+            &["more than one"],
+        ),
+        row(
+            "volume isolator",
+            bad_config("isolation", json!("filesystem/linux,volume/secret")),
+            24,
+            "",
+            &["volume/secret"],
+        ),
+        row("ownership idmap", bad_config("ownership", json!("idmap")), 24, "", &["idmap"]),
+        row("propagation all", bad_config("propagation", json!("all")), 24, "", &["all"]),
+    ];
+    for key in ["authorization", "default_container_info", "secrets", "disks", "volume_gid_range"] {
+        rows.push(row(
+            format!("{key}, not yet"),
+            bad_config(key, json!({})),
+            24,
+            "",
+            &["this version does not honour"],
+        ));
+    }
+    for (what, path) in [
+        ("writable by all", "open"),
+        ("sticky", "sticky"),
+        ("of another user", "owned"),
+        ("a link", "linked"),
+        ("a file", "config.json"),
+        ("below what others may write to", "open/sub"),
+        ("below a link", "linked/sub"),
+        ("below what others may write to, missing", "open/new"),
+    ] {
+        rows.push(row(format!("work_dir: {what}"), work_dir(path), 21, "", unsafe_));
+        rows.push(row(format!("runtime_dir: {what}"), runtime_dir(path), 21, "", unsafe_));
+    }
+    rows
+}
+
+fn bundles_and_states() -> Vec<Row> {
+    let invalid = &["the state must be one JSON object"];
+    let spec_invalid = &["write a config.json"];
+    let mut rows = vec![
+        row("config.json: malformed", spec_text("{,}"), 14, "", spec_invalid),
+        row("config.json: truncated", spec_text("{\"root\": {\"path\": \"roo"), 14, "", spec_invalid),
+        row("config.json: empty", spec_text(""), 14, "", spec_invalid),
+        row(
+            "config.json: deeply nested",
+            spec_text(format!("{{\"root\":{}", "[".repeat(100_000))),
+            14,
+            "",
+            spec_invalid,
+        ),
+        row(
+            "config.json: deeply nested and unknown",
+            spec_text(format!("{{\"new\":{}", "[".repeat(100_000))),
+            14,
+            "",
+            spec_invalid,
+        ),
+        row("config.json: 10 MB", case(|case| case.spec["new"] = json!("x".repeat(10 << 20))), 14, "", &["4 MiB"]),
+        row("config.json: no root", spec_text("{}"), 14, "", &["root.path"]),
+        row("config.json: root does not exist", by_hand(spec("/root/path", json!("nowhere"))), 14, "", &["nowhere"]),
+        row("config.json: none", bundle("bundles"), 14, "", spec_invalid),
+        row("config.json: a fifo", bundle("bundles/fifo"), 14, "", spec_invalid),
+        row("config.json: a directory", bundle("bundles/directory"), 14, "", spec_invalid),
+        row("bundle: a link", bundle("bundles/link"), 13, "", &["not a symbolic link"]),
+        row("bundle: gone", bundle("bundles/gone"), 13, "", &["absolute path of an existing directory"]),
+        row("bundle: a file", bundle("config.json"), 13, "", &["existing directory"]),
+        row("bundle: relative", state("bundle", json!("bundles/held")), 11, "", invalid),
+        row("bundle: none", state("bundle", Value::Null), 11, "", invalid),
+        row("bundle: with NUL", state("bundle", json!("/a\0b")), 11, "", invalid),
+        row("pid: negative", state("pid", json!(-1)), 15, "", &["pid is -1", "called by the runtime"]),
+        row("pid: 0", state("pid", json!(0)), 15, "", &["pid is 0"]),
+        row("pid: none", state("pid", Value::Null), 15, "", &["no pid"]),
+        row("pid: nobody's", state("pid", json!(i32::MAX)), 15, "", &["no process"]),
+        row("pid: too large", state("pid", json!(1_u64 << 40)), 11, "", invalid),
+        row("pid: text", state("pid", json!("7")), 11, "", invalid),
+        row("pid: of init", state("pid", json!(1)), 15, "", &["process 1", "root.path"]),
+        row("pid: of a process elsewhere", state("pid", json!(std::process::id())), 15, "", &["is not mounted"]),
+        row(
+            "pid: of a process on the host",
+            case(|case| {
+                let mine = fs::read_link("/proc/thread-self").unwrap();
+                case.state.push(("pid", json!(mine.file_name().unwrap().to_str().unwrap().parse::<i32>().unwrap())));
+                case.real = false;
+            }),
+            15,
+            "",
+            &["called by the runtime"],
+        ),
+        row("state: malformed", state_text("{,}"), 11, "", invalid),
+        row("state: truncated", state_text("{\"ociVersion\": \"1.0.2\", \"id\": \"hel"), 11, "", invalid),
+        row("state: no object", state_text("[]"), 11, "", invalid),
+        row("state: {}", state_text("{}"), 11, "", invalid),
+        row("state: two", state_text("{\"id\":\"a\",\"bundle\":\"/b\"} {}"), 11, "", invalid),
+        row(
+            "state: no UTF-8",
+            state_text("{\"id\":\"a\",\"bundle\":\"/\u{fffd}\"".replace('\u{fffd}', "\\ud800")),
+            11,
+            "",
+            invalid,
+        ),
+        row("state: deeply nested", state_text(format!("{{\"annotations\":{}", "[".repeat(100_000))), 11, "", invalid),
+        row("state: 10 MB", state_text("{".repeat(10 << 20)), 10, "", &["4 MiB", "pipe a state file"]),
+        row("annotations: no object", state("annotations", json!([])), 11, "", invalid),
+        row("annotation: no text", state("annotations", json!({ "io.fs-isolator.volumes": 7 })), 11, "", invalid),
+        row("id: none", state("id", Value::Null), 11, "", invalid),
+    ];
+    // Never by way of a runtime: crun deletes the parent of its root for `..`.
+    let long = "x".repeat(243);
+    for id in ["..", ".", "a/b", "/", "a b", "a\nb", "a\0b", "\u{e4}", long.as_str()] {
+        let name = format!("id: {:.20?}", id);
+        rows.push(row(name, state("id", json!(id)), 12, "", &["container id", "use an id of 1 to 242"]));
+    }
+    rows
+}

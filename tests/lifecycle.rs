@@ -1,0 +1,831 @@
+//! What hooks leave behind when they fail, are killed, come twice, late or never, and what `fs-isolator-poststart`
+//! ends: with real containers of runc and crun.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use common::*;
+use nix::mount::{MntFlags, MsFlags, umount2};
+use serde_json::{Value, json};
+
+const SANDBOX: &str = "/mnt/mesos/sandbox";
+
+/// Runs a test on a shared host with each runtime.
+fn each(test: fn(Runtime)) {
+    for runtime in RUNTIMES {
+        on(Host::Shared, move || test(runtime));
+    }
+}
+
+/// An executable script. Registered in place of a hook, its `"$@"` are the hook's arguments.
+fn script(lab: &Lab, name: &str, text: &str) -> String {
+    let path = lab.dir.join(name);
+    // Not by this process: a child of another test would inherit the descriptor, and the file would be "busy".
+    let write = format!("cat > '{0}' && chmod 755 '{0}'", path.display());
+    let text = format!("#!/bin/sh\nPATH=/usr/bin:/bin:/usr/sbin:/sbin\n{text}\n");
+    run_with(Command::new("sh").args(["-c", &write]), text.as_bytes()).ok();
+    path.to_str().unwrap().to_owned()
+}
+
+/// The log of a container, which then starts over.
+fn take_log(lab: &Lab, id: &str) -> String {
+    let log = lab.log(id);
+    let _ = fs::remove_dir_all(lab.runtime_dir().join("log"));
+    log
+}
+
+fn poststop(lab: &Lab, state: &Value) -> Ran {
+    hook(POSTSTOP, &lab.config(), state.to_string().as_bytes())
+}
+
+/// The state that runtimes write at poststop.
+fn stopped(container: &Container) -> Value {
+    let mut state = container.state(0);
+    state["status"] = json!("stopped");
+    state
+}
+
+/// Creates a container and starts it, where the start may fail; its init.
+fn create_and_start(lab: &Lab, container: &mut Container) -> i32 {
+    container.shell("sleep 1000").create().ok();
+    let pid = container.pid();
+    let root = lab.dir.join("runtimes").join(container.runtime.program());
+    run(container.runtime.program(), &["--root", root.to_str().unwrap(), "start", &container.id]);
+    pid
+}
+
+/// Nothing of a container remains anywhere, its sandbox included.
+#[track_caller]
+fn assert_no_trace(lab: &Lab, container: &Container, rootfs: &BTreeMap<String, String>) {
+    lab.assert_clean();
+    assert!(lab.sandboxes("local").is_empty(), "{:?}", lab.sandboxes("local"));
+    assert_eq!(&manifest(&container.rootfs()), rootfs);
+}
+
+// A prestart that fails.
+
+#[test]
+fn a_prestart_that_fails_after_some_volumes_leaves_nothing() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        let volumes = [lab.volume("db"), lab.volume("db2")];
+        fs::write(volumes[0].join("data"), "kept").unwrap();
+        let before = volumes.each_ref().map(|volume| manifest(volume));
+        let mut container = lab.container(runtime, "c");
+        fs::write(container.rootfs().join("file"), "").unwrap();
+        let rootfs = manifest(&container.rootfs());
+        for (request, code) in [
+            ("db:/a/b/c;db2:/file", 51),
+            ("db:/a/b/c;db2:/a/x;missing:/y", 41),
+            ("db:x/y;db2:/file/below", 51),
+            ("db:x/y;db2:/z:subpath=none", 42),
+            ("db:/x;db2:/x/y", 50),
+        ] {
+            container.ask(request).run_shell("true").failed();
+            let log = take_log(&lab, "c");
+            assert!(log.contains(&format!("[exit {code}]")), "{request}: {log}");
+            assert_no_trace(&lab, &container, &rootfs);
+        }
+        assert_eq!(volumes.each_ref().map(|volume| manifest(volume)), before);
+        container.ask("db:/a/b/c;db2:/x").run_shell("true").ok();
+        assert_no_trace(&lab, &container, &rootfs);
+    });
+}
+
+#[test]
+fn a_prestart_that_fails_keeps_the_sandbox_that_was_there() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        lab.volume("db");
+        let mut container = lab.container(runtime, "c");
+        container.ask("db:data").run_shell(&format!("echo mine > {SANDBOX}/f")).ok();
+        container.ask("db:a/b;missing:y").run_shell("true").failed();
+        container.ask("db:a/b;db:/bin/sh").run_shell("true").failed();
+        let read = container.ask("db:data").run_shell(&format!("cd {SANDBOX}; ls; cat f")).ok();
+        assert_eq!(read.lines(), ["data", "f", "mine"]);
+        lab.assert_clean();
+    });
+}
+
+#[test]
+fn a_prestart_that_fails_takes_its_links_back() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/posix");
+        lab.volume("db");
+        lab.volume("db2");
+        let sandbox = PathBuf::from(lab.cli(&["sandbox", "create", "s"]).ok().out.trim_end());
+        fs::write(sandbox.join("taken"), "mine").unwrap();
+        let before = manifest(&sandbox);
+        let mut container = lab.host_container(runtime, "c");
+        container.cwd(&sandbox).ask("db:a/link;db2:taken").run_shell("true").failed();
+        assert!(lab.log("c").contains("[exit 55]"), "{}", lab.log("c"));
+        assert_eq!(manifest(&sandbox), before);
+        container.ask("db:a/link;db2:other").run_shell("touch a/link/f other/f").ok();
+        assert_eq!(manifest(&sandbox), before);
+        lab.assert_clean();
+    });
+}
+
+#[test]
+fn a_missing_volume_is_made_only_where_the_administrator_says_so() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        let kept = lab.volume("kept");
+        let new = lab.volume_path("default", "new");
+        let mut container = lab.container(runtime, "c");
+        fs::write(container.rootfs().join("file"), "").unwrap();
+        container.ask("new:/d").run_shell("true").failed();
+        let log = take_log(&lab, "c");
+        assert!(log.contains("[exit 41]") && log.contains("fs-isolator volume create"), "{log}");
+        assert!(!new.exists());
+
+        lab.configure(json!({ "isolation": "filesystem/linux", "create_missing_volumes": true }));
+        container.ask("new:/d;kept:/file").run_shell("true").failed();
+        assert!(!new.exists(), "a prestart that fails takes back the volume it made");
+        assert!(kept.exists(), "and no other");
+        container.ask("new:/d").run_shell("echo 1 > /d/f").ok();
+        assert_eq!(fs::metadata(&new).unwrap().mode() & 0o7777, 0o750);
+        assert_eq!(fs::read_to_string(new.join("f")).unwrap(), "1\n");
+        lab.assert_clean();
+    });
+}
+
+// A prestart that is done, and then no poststop: crun and podman after a missing command.
+
+/// A start that fails after prestart did its work. crun never runs poststop then, runc does.
+#[track_caller]
+fn fail_to_start(lab: &Lab, container: &mut Container) {
+    container.spec["process"]["args"] = json!(["/no/such/command"]);
+    container.run().failed();
+    let left = lab.runtime_files("records").iter().any(|name| name.starts_with(&format!("{}.", container.id)));
+    assert_eq!(left, container.runtime == Runtime::Crun);
+}
+
+#[test]
+fn after_a_missing_command_the_same_container_starts() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        let volume = lab.volume("db");
+        let mut container = lab.container(runtime, "c");
+        let rootfs = manifest(&container.rootfs());
+        container.ask("db:/a/b");
+        fail_to_start(&lab, &mut container);
+        fail_to_start(&lab, &mut container);
+        container.run_shell("echo 1 > /a/b/f").ok();
+        assert_eq!(fs::read_to_string(volume.join("f")).unwrap(), "1\n");
+        assert_no_trace(&lab, &container, &rootfs);
+    });
+}
+
+#[test]
+fn after_a_missing_command_another_container_clears_up() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        lab.volume("db");
+        let mut container = lab.container(runtime, "c");
+        let rootfs = manifest(&container.rootfs());
+        container.ask("db:/a/b");
+        fail_to_start(&lab, &mut container);
+        lab.container(runtime, "other").ask("db:/d").run_shell("true").ok();
+        assert_no_trace(&lab, &container, &rootfs);
+    });
+}
+
+#[test]
+fn old_records_are_undone_two_at_a_time_and_live_ones_never() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        let volume = lab.volume("db");
+        let mut live = lab.container(runtime, "live");
+        live.ask("db:/d").start("sleep 1000");
+        let mut dead: Vec<Container> = (0..5).map(|number| lab.container(runtime, &format!("dead{number}"))).collect();
+        for container in &mut dead {
+            container.hooks(&lab.config(), &[("prestart", PRESTART)]).ask("db:/a/b").start("sleep 1000");
+        }
+        dead.iter_mut().for_each(|container| drop((container.kill(), container.delete())));
+        for left in [5, 3, 1, 0] {
+            let records = lab.runtime_files("records");
+            assert_eq!(records.iter().filter(|name| name.starts_with("dead")).count(), left, "{records:?}");
+            assert_eq!(dead.iter().filter(|container| container.rootfs().join("a/b").exists()).count(), left);
+            lab.container(runtime, "next").ask("db:/d").run_shell("true").ok();
+        }
+        live.exec("touch /d/f").ok();
+        assert!(volume.join("f").exists());
+        live.delete();
+        lab.assert_clean();
+    });
+}
+
+// A volume that a killed prestart made may be somebody else's by the time that this is undone.
+#[test]
+fn a_volume_that_another_container_took_is_not_taken_back() {
+    each(|runtime| {
+        let lab = Lab::with(json!({ "isolation": "filesystem/linux", "create_missing_volumes": true }));
+        let mut first = lab.container(runtime, "first");
+        first.ask("new:/d");
+        let killer = Killer::of(&lab, PRESTART);
+        first.hooks(&lab.config(), &[("prestart", &killer.program)]);
+        assert!(killer.kills_at("move_mount", 1, || drop(first.run().failed())));
+        let mut second = lab.container(runtime, "second");
+        second.ask("new:/d").start("sleep 1000");
+        second.exec("touch /d/f").ok();
+        assert!(lab.volume_path("default", "new").join("f").exists());
+        second.delete();
+        lab.container(runtime, "third").ask("new:/d").run_shell("true").ok();
+        lab.assert_clean();
+    });
+}
+
+// prestart and poststop more often, or at other times, than they should come.
+
+#[test]
+fn prestart_at_two_stages_attaches_once() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        lab.volume("db");
+        let mut container = lab.container(runtime, "c");
+        let hooks = [("prestart", PRESTART), ("createRuntime", PRESTART), ("poststart", POSTSTART)];
+        container.hooks(&lab.config(), &[&hooks[..], &[("poststop", POSTSTOP)]].concat());
+        container.ask("db:/d;db:x").start("sleep 1000");
+        let mounts = container.exec("grep -cE ' (/d|/mnt/mesos/sandbox|/mnt/mesos/sandbox/x) ' /proc/self/mountinfo");
+        assert_eq!(mounts.ok().out, "3\n");
+        container.delete();
+        lab.assert_clean();
+    });
+}
+
+#[test]
+fn prestart_of_the_same_init_is_done_already_and_of_another_is_refused() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        lab.volume("db");
+        let mut container = lab.container(runtime, "c");
+        container.ask("db:/d").start("sleep 1000");
+        let records = manifest(&lab.runtime_dir().join("records"));
+        let prestart = |pid| hook(PRESTART, &lab.config(), container.state(pid).to_string().as_bytes());
+        prestart(container.pid()).ok();
+        let mut other = Command::new("sleep").arg("1000").spawn().unwrap();
+        let refused = prestart(other.id() as i32);
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(refused.code == 61 && refused.err.contains("[exit 61]"), "{refused:?}");
+        assert_eq!(manifest(&lab.runtime_dir().join("records")), records);
+        container.exec("grep ' /d ' /proc/self/mountinfo && touch /d/f").ok();
+        container.delete();
+        lab.assert_clean();
+    });
+}
+
+#[test]
+fn poststop_without_prestart_and_twice_is_success() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        lab.volume("db");
+        let mut container = lab.container(runtime, "c");
+        let rootfs = manifest(&container.rootfs());
+        container.ask("db:/a/b");
+        let state = stopped(&container);
+        poststop(&lab, &state).ok();
+        assert!(!lab.runtime_dir().exists());
+        container.start("sleep 1000").kill();
+        poststop(&lab, &state).ok();
+        assert_no_trace(&lab, &container, &rootfs);
+        poststop(&lab, &state).ok();
+        container.delete();
+        assert_no_trace(&lab, &container, &rootfs);
+    });
+}
+
+// Whatever pid a runtime writes then: youki's is of a process that is gone, or of any other by now.
+#[test]
+fn poststop_does_nothing_while_the_init_lives_and_never_believes_a_pid() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        let volume = lab.volume("db");
+        let mut container = lab.container(runtime, "c");
+        let rootfs = manifest(&container.rootfs());
+        container.ask("db:/a/b").start("sleep 1000").delete();
+        // The next attempt of the same id; the first one's poststop may come only now.
+        container.start("sleep 1000");
+        let mut gone = Command::new("true").spawn().unwrap();
+        gone.wait().unwrap();
+        let pids = [json!(0), json!(null), json!(gone.id()), json!(std::process::id()), json!(container.pid())];
+        let records = manifest(&lab.runtime_dir().join("records"));
+        let state = |pid: &Value| {
+            let mut state = stopped(&container);
+            state["pid"] = pid.clone();
+            if pid.is_null() {
+                state.as_object_mut().unwrap().remove("pid");
+            }
+            state
+        };
+        for pid in &pids {
+            poststop(&lab, &state(pid)).ok();
+            assert_eq!(manifest(&lab.runtime_dir().join("records")), records);
+            container.exec(&format!("echo {pid} >> /a/b/f")).ok();
+        }
+        assert_eq!(fs::read_to_string(volume.join("f")).unwrap().lines().count(), pids.len());
+        for pid in &pids {
+            if !container.is_running() {
+                container.start("sleep 1000");
+            }
+            container.kill();
+            let state = {
+                let mut state = stopped(&container);
+                state["pid"] = pid.clone();
+                if pid.is_null() {
+                    state.as_object_mut().unwrap().remove("pid");
+                }
+                state
+            };
+            poststop(&lab, &state).ok();
+            assert_no_trace(&lab, &container, &rootfs);
+            container.delete();
+        }
+    });
+}
+
+#[test]
+fn poststop_needs_neither_bundle_nor_rootfs() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        lab.volume("db");
+        let aside = lab.dir.join("aside");
+
+        let mut container = lab.container(runtime, "bundle");
+        let rootfs = lab.dir.join("rootfs");
+        make_rootfs(&rootfs);
+        let before = manifest(&rootfs);
+        container.spec["root"]["path"] = json!(rootfs);
+        container.ask("db:/a/b;db:x").start("sleep 1000").kill();
+        fs::rename(&container.bundle, &aside).unwrap();
+        poststop(&lab, &stopped(&container)).ok();
+        fs::rename(&aside, &container.bundle).unwrap();
+        assert_eq!(manifest(&rootfs), before);
+        lab.assert_clean();
+
+        let mut container = lab.container(runtime, "rootfs");
+        container.ask("db:/a/b").start("sleep 1000").kill();
+        fs::rename(container.rootfs(), &aside).unwrap();
+        poststop(&lab, &stopped(&container)).ok();
+        lab.assert_clean();
+
+        // What lies below a mount that is gone has the same names, and is not ours.
+        let mut container = lab.container(runtime, "unmounted");
+        fs::create_dir_all(container.rootfs().join("a/b")).unwrap();
+        let below = manifest(&container.rootfs());
+        let image = lab.dir.join("image");
+        make_rootfs(&image);
+        bind(&image, &container.rootfs());
+        container.ask("db:/a/b").start("sleep 1000").kill();
+        umount2(&container.rootfs(), MntFlags::empty()).unwrap();
+        poststop(&lab, &stopped(&container)).ok();
+        assert_eq!(manifest(&container.rootfs()), below);
+        lab.assert_clean();
+    });
+}
+
+// Hooks that are killed.
+
+/// A hook that is killed as it enters the Nth call of one kind.
+struct Killer {
+    program: String,
+    /// The script reads here what to trace.
+    order: PathBuf,
+    trace: PathBuf,
+}
+
+impl Killer {
+    fn of(lab: &Lab, program: &str) -> Killer {
+        let (order, trace) = (lab.dir.join("order"), lab.dir.join("trace"));
+        let text = format!(
+            "read call number < {0}\n\
+             exec strace -f -o {1} -e trace=$call -e inject=$call:signal=KILL:when=$number {program} \"$@\"",
+            order.display(),
+            trace.display()
+        );
+        Killer { program: script(lab, "killer", &text), order, trace }
+    }
+
+    /// Whether the hook was killed in what this does.
+    fn kills_at(&self, call: &str, number: usize, act: impl FnOnce()) -> bool {
+        fs::write(&self.order, format!("{call} {number}\n")).unwrap();
+        act();
+        fs::read_to_string(&self.trace).unwrap().contains("killed by SIGKILL")
+    }
+
+    /// Kills it at every call of each kind, until there are no more; how often that was.
+    fn at_every(&self, calls: &[&str], mut act: impl FnMut(usize), mut check: impl FnMut(usize, &str)) -> usize {
+        let mut kills = 0;
+        for call in calls {
+            let mut number = 1;
+            while self.kills_at(call, number, || act(kills)) {
+                check(kills, &format!("{call} {number}"));
+                kills += 1;
+                // Nothing changes between two of these.
+                number += if *call == "openat2" { 7 } else { 1 };
+            }
+            assert!(number > 1, "{call} does not occur");
+        }
+        kills
+    }
+}
+
+/// Kills prestart wherever it has changed something; after that poststop, or the next start, leaves nothing behind.
+fn kill_prestart(runtime: Runtime, request: &str, starts: bool, calls: &[&str]) -> usize {
+    let lab = Lab::with(json!({ "isolation": "filesystem/linux", "sandbox_retention": "0" }));
+    let volumes = [lab.volume("db"), lab.volume("db2")];
+    fs::write(volumes[0].join("data"), "kept").unwrap();
+    let before = volumes.each_ref().map(|volume| manifest(volume));
+    let mut container = lab.container(runtime, "c");
+    fs::write(container.rootfs().join("file"), "").unwrap();
+    container.ask(request).shell("true");
+    let rootfs = manifest(&container.rootfs());
+    let mut next = lab.container(runtime, "c");
+    next.ask("db:/a/b;db2:x/y").shell("touch /a/b/data");
+    let killer = Killer::of(&lab, PRESTART);
+    container.hooks(&lab.config(), &[("prestart", &killer.program), ("poststop", POSTSTOP)]);
+    let start = |_: usize| drop(container.run());
+    let check = |kills: usize, at: &str| {
+        if kills % 2 == 0 {
+            poststop(&lab, &stopped(&container)).ok();
+        } else {
+            assert_eq!(next.run().code, 0, "{at}");
+        }
+        let _ = fs::remove_dir_all(lab.runtime_dir().join("log"));
+        assert_eq!(lab.leaks(), [""; 0], "{at}");
+        assert!(lab.sandboxes("local").is_empty(), "{at}");
+        assert_eq!(manifest(&container.rootfs()), rootfs, "{at}");
+        assert_eq!(volumes.each_ref().map(|volume| manifest(volume)), before, "{at}");
+    };
+    let kills = killer.at_every(calls, start, check);
+    assert_eq!(container.run().code == 0, starts);
+    assert_no_trace(&lab, &container, &rootfs);
+    kills
+}
+
+#[test]
+fn a_prestart_that_is_killed_anywhere_leaves_nothing() {
+    each(|runtime| {
+        let calls = ["mkdirat", "write", "renameat2", "fchownat", "move_mount", "setns", "openat2"];
+        let kills = kill_prestart(runtime, "db:/a/b;db2:x/y:ro", true, &calls);
+        assert!(kills > 30, "{kills}");
+    });
+}
+
+#[test]
+fn a_prestart_that_is_killed_while_it_undoes_leaves_nothing() {
+    each(|runtime| {
+        let kills = kill_prestart(runtime, "db:/a/b;db2:x/y;db:/file", false, &["unlinkat", "umount2"]);
+        assert!(kills > 5, "{kills}");
+    });
+}
+
+#[test]
+fn a_prestart_that_is_killed_while_it_makes_a_volume_leaves_none() {
+    each(|runtime| {
+        let lab = Lab::with(json!({ "isolation": "filesystem/linux", "create_missing_volumes": true }));
+        let roles = lab.volume("db").parent().unwrap().to_owned();
+        let mut container = lab.container(runtime, "c");
+        container.ask("new:/d").shell("true");
+        let killer = Killer::of(&lab, PRESTART);
+        container.hooks(&lab.config(), &[("prestart", &killer.program), ("poststop", POSTSTOP)]);
+        let check = |_: usize, at: &str| {
+            poststop(&lab, &stopped(&container)).ok();
+            assert_eq!(names(&roles), ["db"], "{at}");
+            assert_eq!(lab.leaks(), [""; 0], "{at}");
+        };
+        let start = |_: usize| {
+            container.run();
+            // The last one is not killed, and makes it.
+            if killer_was_too_late(&killer) {
+                fs::remove_dir(roles.join("new")).unwrap();
+            }
+        };
+        killer.at_every(&["mkdirat", "fchmod", "fsync", "renameat2", "move_mount"], start, check);
+        lab.assert_clean();
+    });
+}
+
+fn killer_was_too_late(killer: &Killer) -> bool {
+    !fs::read_to_string(&killer.trace).unwrap().contains("killed by SIGKILL")
+}
+
+#[test]
+fn a_prestart_that_is_killed_leaves_no_links() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/posix");
+        lab.volume("db");
+        let sandbox = PathBuf::from(lab.cli(&["sandbox", "create", "s"]).ok().out.trim_end());
+        fs::write(sandbox.join("mine"), "").unwrap();
+        let before = manifest(&sandbox);
+        let mut container = lab.host_container(runtime, "c");
+        container.cwd(&sandbox).ask("db:a/link;db:other").shell("true");
+        let killer = Killer::of(&lab, PRESTART);
+        container.hooks(&lab.config(), &[("prestart", &killer.program), ("poststop", POSTSTOP)]);
+        let check = |_: usize, at: &str| {
+            poststop(&lab, &stopped(&container)).ok();
+            assert_eq!(manifest(&sandbox), before, "{at}");
+            assert_eq!(lab.leaks(), [""; 0], "{at}");
+        };
+        let start = |_: usize| drop(container.run());
+        killer.at_every(&["mkdirat", "symlinkat", "renameat2"], start, check);
+        lab.assert_clean();
+    });
+}
+
+#[test]
+fn a_poststop_that_is_killed_is_taken_up_by_the_next() {
+    each(|runtime| {
+        let lab = Lab::with(json!({ "isolation": "filesystem/linux", "sandbox_retention": "0" }));
+        lab.volume("db");
+        let mut container = lab.container(runtime, "c");
+        let rootfs = manifest(&container.rootfs());
+        container.ask("db:/a/b;db:x/y").shell(&format!("mkdir -p {SANDBOX}/1/2 {SANDBOX}/3"));
+        let killer = Killer::of(&lab, POSTSTOP);
+        container.hooks(&lab.config(), &[("prestart", PRESTART), ("poststop", &killer.program)]);
+        let check = |kills: usize, at: &str| {
+            let program = if kills % 2 == 0 { POSTSTOP } else { PRESTART };
+            let mut other = lab.container(runtime, "other");
+            match program {
+                POSTSTOP => drop(poststop(&lab, &stopped(&container)).ok()),
+                _ => drop(other.ask("db:/d").run_shell("true").ok()),
+            }
+            assert_eq!(lab.leaks(), [""; 0], "{at}");
+            assert!(lab.sandboxes("local").is_empty(), "{at}");
+            assert_eq!(manifest(&container.rootfs()), rootfs, "{at}");
+        };
+        let start = |_: usize| drop(container.run());
+        assert!(killer.at_every(&["unlinkat"], start, check) > 8);
+        lab.assert_clean();
+    });
+}
+
+// Sandboxes.
+
+#[test]
+fn without_retention_the_sandbox_goes_with_the_container_and_nothing_outside_does() {
+    each(|runtime| {
+        let lab = Lab::with(json!({ "isolation": "filesystem/linux", "sandbox_retention": "0" }));
+        let volume = lab.volume("db");
+        fs::write(volume.join("data"), "kept").unwrap();
+        let outside = lab.dir.join("outside");
+        fs::create_dir_all(outside.join("sub")).unwrap();
+        fs::write(outside.join("canary"), "kept").unwrap();
+        let before = [manifest(&outside), manifest(&volume)];
+        let mut container = lab.container(runtime, "c");
+        container.ask("db:data").start("sleep 1000");
+        let links =
+            format!("ln -s {0} to; ln -s {0}/canary dir/sub/file; ln -s ../../../outside up", outside.display());
+        container.exec(&format!("cd {SANDBOX} && mkdir -p dir/sub && echo x > dir/f && {links}")).ok();
+        container.kill();
+        let sandbox = lab.work().join("sandboxes/local").join(&lab.sandboxes("local")[0]);
+        symlink(&outside, sandbox.join("dir/from-the-host")).unwrap();
+        // What is mounted there stays, is reported, and the next poststop goes on.
+        tmpfs(&sandbox.join("dir/mounted"), MsFlags::empty());
+        fs::write(sandbox.join("dir/mounted/canary"), "").unwrap();
+        let refused = poststop(&lab, &stopped(&container));
+        assert!(refused.code == 62 && sandbox.join("dir/mounted/canary").exists(), "{refused:?}");
+        assert_eq!(lab.runtime_files("records").len(), 1);
+        umount2(&sandbox.join("dir/mounted"), MntFlags::empty()).unwrap();
+        container.delete();
+        assert!(lab.sandboxes("local").is_empty());
+        assert_eq!([manifest(&outside), manifest(&volume)], before);
+        lab.assert_clean();
+    });
+}
+
+#[test]
+fn a_sandbox_is_found_again_by_the_same_id_and_bundle() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        lab.volume("db");
+        let mut container = lab.container(runtime, "c");
+        container.ask("db:data").run_shell(&format!("echo 1 >> {SANDBOX}/f")).ok();
+        assert_eq!(container.run_shell(&format!("echo 2 >> {SANDBOX}/f; cat {SANDBOX}/f")).ok().lines(), ["1", "2"]);
+        assert_eq!(lab.sandboxes("local").len(), 1);
+        let moved = lab.dir.join("bundles/moved");
+        fs::rename(&container.bundle, &moved).unwrap();
+        container.bundle = moved;
+        container.run_shell(&format!("test ! -e {SANDBOX}/f")).ok();
+        assert_eq!(lab.sandboxes("local").len(), 2);
+        lab.assert_clean();
+    });
+}
+
+// poststart.
+
+#[test]
+fn a_container_without_what_it_asked_for_is_ended() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        lab.volume("db");
+        let other = lab.volume("other");
+        for (number, (request, at, tamper)) in [
+            ("db:/d", "d", "umount $D"),
+            ("db:/d", "d", "mount -t tmpfs none $D"),
+            ("db:/d", "d", "umount $D && mount --bind $OTHER $D"),
+            ("other:/o;db:/d", "d", "mount --move $D ${D%d}tmp"),
+            ("db:x", "mnt/mesos/sandbox/x", "umount $D"),
+            ("db:x", "mnt/mesos/sandbox", "umount -R $D"),
+            ("db:/d:ro", "d", "mount -o remount,bind,rw $D"),
+            ("db:/d:nosuid", "d", "mount -o remount,bind,suid $D"),
+            ("db:/d:nodev", "d", "mount -o remount,bind,dev $D"),
+            ("db:/d:noexec", "d", "mount -o remount,bind,exec $D"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let id = format!("c{number}");
+            let mut container = lab.container(runtime, &id);
+            let text = format!(
+                "pid=$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/')\n\
+                 export D={}/{at} OTHER={}\n\
+                 exec nsenter -m -t \"$pid\" sh -c '{tamper}'",
+                container.rootfs().display(),
+                other.display()
+            );
+            let tamper = script(&lab, &id, &text);
+            let hooks = [("prestart", PRESTART), ("createRuntime", &*tamper), ("poststart", POSTSTART)];
+            container.hooks(&lab.config(), &[&hooks[..], &[("poststop", POSTSTOP)]].concat());
+            let pid = create_and_start(&lab, container.ask(request));
+            wait_for("the container to be ended", || !is_alive(pid));
+            assert!(lab.log(&id).contains("[exit 58]"), "{text}: {}", lab.log(&id));
+            container.delete();
+            lab.assert_clean();
+        }
+    });
+}
+
+#[test]
+fn a_container_that_no_prestart_served_is_ended() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        lab.volume("db");
+        for (id, request) in [("good", "db:/d"), ("bad", "nonsense"), ("missing", "missing:/d")] {
+            let mut container = lab.container(runtime, id);
+            container.hooks(&lab.config(), &[("poststart", POSTSTART), ("poststop", POSTSTOP)]);
+            let pid = create_and_start(&lab, container.ask(request));
+            wait_for("the container to be ended", || !is_alive(pid));
+            assert!(lab.log(id).contains("[exit 58]"), "{}", lab.log(id));
+            container.delete();
+        }
+        lab.assert_clean();
+    });
+}
+
+#[test]
+fn a_container_that_cannot_be_checked_is_ended() {
+    each(|runtime| {
+        for broken in ["{", "{\"work_dir\": 1}", ""] {
+            let lab = Lab::new("filesystem/linux");
+            lab.volume("db");
+            let mut container = lab.container(runtime, "c");
+            container.hooks(&lab.config(), &[("poststart", POSTSTART)]);
+            match broken {
+                "" => fs::remove_file(lab.config()).unwrap(),
+                broken => fs::write(lab.config(), broken).unwrap(),
+            }
+            let pid = create_and_start(&lab, container.ask("db:/d"));
+            let ended =
+                (0..200).any(|_| !is_alive(pid) || std::thread::sleep(std::time::Duration::from_millis(5)) != ());
+            assert!(ended, "it runs without its volume, since the configuration is {broken:?}");
+            container.delete();
+        }
+    });
+}
+
+#[test]
+fn an_init_that_has_ended_is_success() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        lab.volume("db");
+        let mut container = lab.container(runtime, "c");
+        container.ask("db:/d");
+        for _ in 0..5 {
+            container.run_shell("true").ok();
+        }
+        container.start("sleep 1000");
+        let state = container.state(container.pid());
+        container.kill();
+        hook(POSTSTART, &lab.config(), state.to_string().as_bytes()).ok();
+        container.delete();
+        hook(POSTSTART, &lab.config(), state.to_string().as_bytes()).ok();
+        lab.assert_clean();
+    });
+}
+
+// What hooks do not rely on.
+
+#[test]
+fn a_container_without_keys_is_never_touched_whatever_the_configuration() {
+    each(|runtime| {
+        for broken in ["{", "{\"isolation\": \"none\"}", ""] {
+            let lab = Lab::new("filesystem/linux");
+            let mut container = lab.container(runtime, "c");
+            let mark = lab.dir.join("mark");
+            let last = script(&lab, "last", &format!("cat > {}", mark.display()));
+            let hooks = [("prestart", PRESTART), ("createRuntime", PRESTART), ("poststart", POSTSTART)];
+            container.hooks(&lab.config(), &[&hooks[..], &[("poststop", POSTSTOP), ("poststop", &last)]].concat());
+            fs::write(lab.config(), broken).unwrap();
+            container.annotate("io.other", "x").annotate("io.fs-isolatorx.volumes", "db:/d").start("sleep 1000");
+            assert!(container.is_running());
+            container.delete();
+            // runc does not go on after a poststop that fails: another vendor's hook would not run.
+            assert!(mark.exists(), "{broken:?}");
+            assert!(!lab.runtime_dir().exists());
+        }
+    });
+}
+
+#[test]
+fn what_a_runtime_leaves_set_or_open_or_writes_besides_does_not_matter() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        let volume = lab.volume("db");
+        let mut container = lab.container(runtime, "c");
+        let rootfs = manifest(&container.rootfs());
+        let wrap = |name: &str, program: &str| {
+            let text = format!(
+                "exec 5</dev/null 6>{0}/open 9</\n\
+                 mkdir {0}/cwd-{name} && cd {0}/cwd-{name} && rmdir {0}/cwd-{name}\n\
+                 export RUST_LOG=trace RUST_BACKTRACE=1 HOME=/none TMPDIR=/none LANG=xx TZ=:/none\n\
+                 umask 0777\n\
+                 sed 's/\"status\": *\"[a-z]*\"/\"status\":\"hibernating\",\"new\":{{\"x\":[1]}},\"root\":\"\\/none\"/' |\n\
+                 env --block-signal {program} \"$@\" >&- 2>&-",
+                lab.dir.display()
+            );
+            script(&lab, name, &text)
+        };
+        let [prestart, poststart, poststop] =
+            [("1", PRESTART), ("2", POSTSTART), ("3", POSTSTOP)].map(|(name, program)| wrap(name, program));
+        container.hooks(&lab.config(), &[("prestart", &prestart), ("poststart", &poststart), ("poststop", &poststop)]);
+        container.ask("db:/a/b;db:x/y").start("sleep 1000");
+        assert_eq!(container.exec("touch /a/b/f; stat -c %a /a").ok().out, "755\n");
+        let sandbox = lab.work().join("sandboxes/local").join(&lab.sandboxes("local")[0]);
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        assert_eq!([mode(&sandbox), mode(&sandbox.join("x")), mode(&lab.runtime_dir())], [0o750, 0o755, 0o700]);
+        assert!(volume.join("f").exists() && lab.log("c").contains("hibernating"), "{}", lab.log("c"));
+        container.delete();
+        lab.assert_clean();
+        assert_eq!(manifest(&container.rootfs()), rootfs);
+    });
+}
+
+/// Runs a hook and writes this to it; its exit code, and whether it took all.
+fn feed(program: &str, arguments: &[&str], text: &str) -> (i32, bool) {
+    let mut command = Command::new(program);
+    let silent = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = silent.spawn().unwrap();
+    let taken = child.stdin.take().unwrap().write_all(text.as_bytes()).is_ok();
+    (child.wait().unwrap().code().unwrap(), taken)
+}
+
+// `crun delete` dies of SIGPIPE otherwise.
+#[test]
+fn a_large_state_is_read_to_its_end_even_if_the_hook_fails_early() {
+    on(Host::Shared, || {
+        let lab = Lab::new("filesystem/linux");
+        let mut container = lab.container(Runtime::Crun, "c");
+        container.annotate("large", &"x".repeat(1 << 20)).ask("missing:/d").write();
+        let state = container.state(1);
+        let mut bad_id = state.clone();
+        bad_id["id"] = json!("..");
+        let mut unasked = state.clone();
+        unasked["annotations"].as_object_mut().unwrap().remove("io.fs-isolator.volumes");
+        let config = lab.config();
+        let config = config.to_str().unwrap();
+        let broken = lab.dir.join("broken.json");
+        fs::write(&broken, "{").unwrap();
+        fs::set_permissions(&broken, PermissionsExt::from_mode(0o644)).unwrap();
+        let broken = broken.to_str().unwrap();
+        let [state, bad_id, unasked] = [state, bad_id, unasked].map(|state| state.to_string());
+        let no_json = "x".repeat(1 << 20);
+        for (program, arguments, text, code) in [
+            (PRESTART, &["--config", config][..], &state, 41),
+            (PRESTART, &["--config", broken], &state, 20),
+            (PRESTART, &["--config", "/no/such/file"], &state, 20),
+            (PRESTART, &["--config", config], &bad_id, 12),
+            (PRESTART, &["--config", config], &no_json, 11),
+            (PRESTART, &["--config", broken], &unasked, 0),
+            (POSTSTART, &["--config", broken], &state, 20),
+            (POSTSTOP, &["--config", broken], &state, 20),
+            (POSTSTOP, &["--config", config], &unasked, 0),
+            (PRESTART, &["--config"], &state, 2),
+            (POSTSTOP, &["--no-such-option"], &state, 2),
+        ] {
+            assert_eq!(feed(program, arguments, text), (code, true), "{program} {arguments:?}");
+        }
+        container.run_shell("true").failed();
+        lab.volume("missing");
+        container.run_shell("true").ok();
+        lab.assert_clean();
+    });
+}

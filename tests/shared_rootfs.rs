@@ -1,0 +1,241 @@
+//! Invariant 11: containers that share a root filesystem, or a volume with mount points in it, never take each
+//! other's mounts away, and leave nothing behind.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use common::*;
+use serde_json::json;
+
+/// Runs a test on a shared host with each runtime.
+fn each(test: fn(Runtime)) {
+    for runtime in RUNTIMES {
+        on(Host::Shared, move || test(runtime));
+    }
+}
+
+fn rootfs(lab: &Lab) -> PathBuf {
+    let rootfs = lab.dir.join("rootfs");
+    make_rootfs(&rootfs);
+    rootfs
+}
+
+/// A container on this root filesystem, asking for this.
+fn container(lab: &Lab, runtime: Runtime, id: &str, rootfs: &Path, request: &str) -> Container {
+    let mut container = lab.container(runtime, id);
+    container.spec["root"]["path"] = json!(rootfs);
+    container.ask(request);
+    container
+}
+
+/// A loop of writes, each by a path of its own and synced.
+fn writes(file: &str, count: &str) -> String {
+    format!(
+        "i=0; while [ $i -lt {count} ]; do i=$((i+1)); \
+         dd if=/dev/zero of={file} bs=1 count=1 oflag=append conv=notrunc,fsync 2>/dev/null || exit 1; done"
+    )
+}
+
+fn size(file: &Path) -> u64 {
+    fs::metadata(file).map_or(0, |stat| stat.len())
+}
+
+/// Stops one of two containers that write all the time, and looks where the other's next 1,000 writes go.
+#[track_caller]
+fn stop_one(containers: &mut [Container; 2], stopped: usize, at: &str, volumes: &[PathBuf; 2]) {
+    for container in containers.iter_mut() {
+        container.start(&writes(&format!("{at}/always"), "1000000"));
+    }
+    containers[stopped].kill();
+    containers[stopped].delete();
+    let (survivor, volume) = (&containers[1 - stopped], &volumes[1 - stopped]);
+    let before = size(&volume.join("always"));
+    survivor.exec(&writes(&format!("{at}/f"), "1000")).ok();
+    assert_eq!(size(&volume.join("f")), 1000);
+    assert!(size(&volume.join("always")) > before && survivor.is_running());
+    assert_eq!(names(&volumes[stopped]), ["always"]);
+}
+
+#[test]
+fn the_other_container_at_the_same_path_keeps_its_volume() {
+    each(|runtime| {
+        for (stopped, there) in [(0, false), (1, false), (0, true)] {
+            let lab = Lab::new("filesystem/linux");
+            let rootfs = rootfs(&lab);
+            if there {
+                fs::create_dir(rootfs.join("d")).unwrap();
+            }
+            let before = manifest(&rootfs);
+            let volumes = [lab.volume("one"), lab.volume("two")];
+            let mut containers = ["one", "two"].map(|id| container(&lab, runtime, id, &rootfs, &format!("{id}:/d")));
+            stop_one(&mut containers, stopped, "/d", &volumes);
+            assert!(rootfs.join("d").is_dir() && names(&rootfs.join("d")).is_empty(), "a write went to the rootfs");
+            containers.each_mut().map(Container::delete);
+            assert_eq!(manifest(&rootfs), before);
+            lab.assert_clean();
+        }
+    });
+}
+
+#[test]
+fn the_other_container_below_a_shared_parent_keeps_its_volume() {
+    each(|runtime| {
+        for stopped in [0, 1] {
+            let lab = Lab::new("filesystem/linux");
+            let rootfs = rootfs(&lab);
+            let before = manifest(&rootfs);
+            let volumes = [lab.volume("one"), lab.volume("two")];
+            let parent = lab.volume("parent");
+            fs::create_dir(parent.join("child")).unwrap();
+            let parent_before = manifest(&parent);
+            let mut containers = ["one", "two"]
+                .map(|id| container(&lab, runtime, id, &rootfs, &format!("parent:/p:shared;{id}:/p/child")));
+            stop_one(&mut containers, stopped, "/p/child", &volumes);
+            assert_eq!(manifest(&parent), parent_before, "a write went to the parent volume");
+            containers.each_mut().map(Container::delete);
+            assert_eq!([manifest(&parent), manifest(&rootfs)], [parent_before, before]);
+            lab.assert_clean();
+        }
+    });
+}
+
+#[test]
+fn mount_points_go_with_the_last_container_and_not_before() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        lab.volume("db");
+        let rootfs = rootfs(&lab);
+        fs::create_dir_all(rootfs.join("srv/there")).unwrap();
+        fs::set_permissions(rootfs.join("srv/there"), PermissionsExt::from_mode(0o700)).unwrap();
+        let before = manifest(&rootfs);
+        let paths = ["a/b/c", "a/other", "a", "srv/there", "srv/new/x", "a/b/c"];
+        for order in [[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [2, 0, 4, 5, 3, 1]] {
+            let mut containers: Vec<Container> = Vec::new();
+            for (number, path) in paths.iter().enumerate() {
+                let mut container = container(&lab, runtime, &number.to_string(), &rootfs, &format!("db:/{path}"));
+                container.start("sleep 1000");
+                containers.push(container);
+            }
+            let mut left = vec![true; paths.len()];
+            for number in order {
+                containers[number].delete();
+                left[number] = false;
+                for number in (0..paths.len()).filter(|number| left[*number]) {
+                    containers[number].exec(&format!("grep -q ' /{} ' /proc/self/mountinfo", paths[number])).ok();
+                }
+            }
+            assert_eq!(manifest(&rootfs), before, "{order:?}");
+            lab.assert_clean();
+        }
+    });
+}
+
+/// A container that is killed and whose poststop never comes.
+fn die(lab: &Lab, mut container: Container) {
+    container.hooks(&lab.config(), &[("prestart", PRESTART)]).start("sleep 1000").kill();
+    container.delete();
+}
+
+#[test]
+fn a_container_that_died_unnoticed_does_not_keep_its_mount_point() {
+    each(|runtime| {
+        for path in ["/a/b", "/a", "/other"] {
+            let lab = Lab::new("filesystem/linux");
+            let rootfs = rootfs(&lab);
+            let before = manifest(&rootfs);
+            let volume = lab.volume("db");
+            die(&lab, container(&lab, runtime, "dead", &rootfs, "db:/a/b"));
+            assert!(rootfs.join("a/b").is_dir());
+            let mut next = container(&lab, runtime, "next", &rootfs, &format!("db:{path}"));
+            next.start("sleep 1000");
+            assert_eq!(lab.runtime_files("records").len(), 1, "the old one was undone");
+            next.exec(&writes(&format!("{path}/f"), "100")).ok();
+            assert_eq!(size(&volume.join("f")), 100);
+            next.delete();
+            assert_eq!(manifest(&rootfs), before, "{path}");
+            lab.assert_clean();
+        }
+    });
+}
+
+#[test]
+fn crun_without_poststop_does_not_keep_its_mount_point() {
+    on(Host::Shared, || {
+        let lab = Lab::new("filesystem/linux");
+        let rootfs = rootfs(&lab);
+        let before = manifest(&rootfs);
+        lab.volume("db");
+        let mut live = container(&lab, Runtime::Crun, "live", &rootfs, "db:/a/b");
+        live.start("sleep 1000");
+        for number in 0..3 {
+            let mut failing = container(&lab, Runtime::Crun, &format!("failing{number}"), &rootfs, "db:/a/b");
+            failing.spec["process"]["args"] = json!(["/no/such/command"]);
+            failing.run().failed();
+        }
+        live.exec("touch /a/b/f && grep -q ' /a/b ' /proc/self/mountinfo").ok();
+        live.delete();
+        for _ in 0..2 {
+            container(&lab, Runtime::Crun, "next", &rootfs, "db:/d").run_shell("true").ok();
+        }
+        assert_eq!(manifest(&rootfs), before);
+        lab.assert_clean();
+    });
+}
+
+// The list of a mount point outlives it where its rootfs is deleted and unpacked anew; inode numbers come back.
+#[test]
+fn a_directory_that_only_has_the_number_of_a_mount_point_stays() {
+    each(|runtime| {
+        for next in ["dead", "next"] {
+            let lab = Lab::new("filesystem/linux");
+            let rootfs = rootfs(&lab);
+            lab.volume("db");
+            die(&lab, container(&lab, runtime, "dead", &rootfs, "db:/d"));
+            let mount_point = rootfs.join("d");
+            let inode = fs::metadata(&mount_point).unwrap().ino();
+            fs::remove_dir(&mount_point).unwrap();
+            let others: Vec<PathBuf> = (0..100).map(|number| rootfs.join(format!("tmp/{number}"))).collect();
+            let same = others.iter().find(|other| {
+                fs::create_dir(other).unwrap();
+                fs::metadata(other).unwrap().ino() == inode
+            });
+            let Some(same) = same else { continue };
+            fs::rename(same, &mount_point).unwrap();
+            container(&lab, runtime, next, &rootfs, "db:/d").run_shell("true").ok();
+            assert!(mount_point.is_dir(), "a directory of the image's own was removed");
+            lab.assert_clean();
+        }
+    });
+}
+
+#[test]
+fn many_at_once_on_one_rootfs_keep_their_volumes_and_leave_nothing() {
+    const CONTAINERS: usize = 8;
+    const ROUNDS: usize = 10;
+    const WRITES: usize = 5;
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        let rootfs = rootfs(&lab);
+        let before = manifest(&rootfs);
+        let volumes: Vec<PathBuf> = (0..CONTAINERS).map(|number| lab.volume(&format!("v{number}"))).collect();
+        let mut containers: Vec<Container> = (0..CONTAINERS)
+            .map(|number| container(&lab, runtime, &format!("c{number}"), &rootfs, &format!("v{number}:/a/d")))
+            .collect();
+        for round in 1..=ROUNDS {
+            std::thread::scope(|scope| {
+                for container in &mut containers {
+                    scope.spawn(|| container.run_shell(&writes("/a/d/f", &WRITES.to_string())).ok());
+                }
+            });
+            assert_eq!(manifest(&rootfs), before, "round {round}");
+            lab.assert_clean();
+            for volume in &volumes {
+                assert_eq!(size(&volume.join("f")) as usize, round * WRITES, "{}", volume.display());
+            }
+        }
+    });
+}
