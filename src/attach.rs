@@ -4,6 +4,8 @@
 //! No path string is used after it was checked, and no mount is ever made in the host's mount namespace.
 #![forbid(unsafe_code)]
 
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -11,8 +13,9 @@ use nix::errno::Errno;
 
 use crate::error::{Because, Cause, Error, Result};
 use crate::init::Live;
+use crate::mountinfo;
 use crate::mountpoint::{Base, MountPoints};
-use crate::plan::{Attachment, How, Origin};
+use crate::plan::{Attachment, How, Origin, Plan};
 use crate::record::Within;
 use crate::request::Propagation;
 use crate::sys::{self, FileId, MountAttributes, Resolve, SetPropagation};
@@ -148,15 +151,18 @@ impl<'t> Moved<'t> {
         &mut self,
         inside: &Inside<'_>,
         points: &mut MountPoints<'_>,
+        plan: &Plan,
         attachment: &Attachment,
         tree: &'t Tree,
-        user: (u32, u32),
         may_cover_mounts: bool,
     ) -> Result<()> {
         let (base, path) = match (&attachment.in_sandbox, self.sandbox) {
             (Some(path), Some(sandbox)) => {
                 let resolve = Resolve::BeneathNoLinks;
-                (Base { fd: &sandbox.fd, within: Within::Sandbox, path: None, resolve, owner: user }, path)
+                (
+                    Base { fd: &sandbox.fd, within: Within::Sandbox, path: None, resolve, owner: (plan.uid, plan.gid) },
+                    path,
+                )
             }
             _ => {
                 let (fd, resolve) = (&inside.root, Resolve::InRoot);
@@ -167,6 +173,9 @@ impl<'t> Moved<'t> {
         for _ in 0..TRIES {
             let target = points.directory(&base, path, &attachment.missing)?;
             check_target(&target, attachment, may_cover_mounts)?;
+            if is_shared(&target, plan, points.proc_fds)? {
+                return Err(shared_target(attachment));
+            }
             match sys::move_mount(&tree.fd, &target) {
                 // The mount point was removed after it was found: its last holder just went.
                 Err(error) if error.errno == Errno::ENOENT => {}
@@ -218,14 +227,32 @@ fn check_target(target: &OwnedFd, attachment: &Attachment, may_cover_mounts: boo
     if !may_cover_mounts && sys::stat(target).because(Cause::MountPointUnsafe, doing)?.mount_root {
         return unsafe_target("leads to a place where something is mounted already");
     }
-    if sys::propagation_of(target).is_some_and(|propagation| propagation.shared) {
-        return Err(Error::new(
-            Cause::NotSupported,
-            format!("{} lies in a mount that is shared with the host, which this mount would reach", attachment.target),
-        )
-        .remedy("ask for another container path, or drop shared, rshared or Bidirectional from the mount above it"));
-    }
     Ok(())
+}
+
+/// Whether a mount on this target would be seen elsewhere. Without statmount(2) the container's own mount table
+/// tells, which is only needed where the bundle asked for something shared.
+fn is_shared(target: &OwnedFd, plan: &Plan, proc_fds: &OwnedFd) -> Result<bool> {
+    if let Some(propagation) = sys::propagation_of(target) {
+        return Ok(propagation.shared);
+    }
+    if plan.enslave_root {
+        return Ok(false);
+    }
+    let doing = || "the container's mount table cannot be read".to_owned();
+    let mount = sys::stat(target).because(Cause::AttachFailed, doing)?.mount;
+    let mut table = Vec::new();
+    let mut file = File::from(sys::open_mount_table(proc_fds).because(Cause::AttachFailed, doing)?);
+    file.read_to_end(&mut table).because(Cause::AttachFailed, doing)?;
+    Ok(mountinfo::parse(&table).iter().any(|line| line.id == mount && line.shared.is_some()))
+}
+
+fn shared_target(attachment: &Attachment) -> Error {
+    Error::new(
+        Cause::NotSupported,
+        format!("{} lies in a mount that is shared with the host, which this mount would reach", attachment.target),
+    )
+    .remedy("ask for another container path, or drop shared, rshared or Bidirectional from the mount above it")
 }
 
 /// Whether host mounts that are made later below `source` can reach a slave clone of it. Without statmount(2)
@@ -243,7 +270,7 @@ pub fn propagates(source: &OwnedFd, must_know: bool) -> Result<bool> {
     let doing = || "the mount table cannot be read".to_owned();
     let table = std::fs::read("/proc/self/mountinfo").because(Cause::AttachFailed, doing)?;
     let id = sys::stat(source).because(Cause::AttachFailed, doing)?.mount;
-    let mounts = crate::mountinfo::parse(&table);
+    let mounts = mountinfo::parse(&table);
     Ok(mounts.iter().any(|mount| mount.id == id && (mount.shared.is_some() || mount.master.is_some())))
 }
 

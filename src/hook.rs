@@ -54,7 +54,11 @@ pub fn main(stage: Stage) -> ExitCode {
             println!("{text}");
             return ExitCode::SUCCESS;
         }
-        Err(error) => return failed(stage, &error),
+        Err(error) => {
+            // On every path: a runtime that cannot write its state to the end fails on its own.
+            let _ = input::read_state();
+            return failed(stage, &error);
+        }
     };
     match run(stage, config) {
         Ok(()) => ExitCode::SUCCESS,
@@ -108,9 +112,10 @@ fn arguments(stage: Stage, arguments: impl Iterator<Item = std::ffi::OsString>) 
 
 fn run(stage: Stage, config: Option<PathBuf>) -> Result<()> {
     let unusable = |error: sys::SysError| Error::new(Cause::StateUnreadable, error.to_string());
-    sys::close_inherited().map_err(unusable)?;
+    let closed = sys::close_inherited();
     // First of all, on every path: `crun delete` dies of SIGPIPE if nobody reads a large state.
     let text = input::read_state();
+    closed.map_err(unusable)?;
     sys::reset_process().map_err(unusable)?;
     let state = State::parse(&text?)?;
     let named = |error: Error| error.container(&state.id);
@@ -128,7 +133,7 @@ fn run(stage: Stage, config: Option<PathBuf>) -> Result<()> {
     let answer = match stage {
         Stage::Prestart => prestart::run(&state, &config, &name),
         Stage::Poststart => poststart::run(&state, &config, &name),
-        Stage::Poststop => poststop::run(&config, &name),
+        Stage::Poststop => poststop::run(&state.id, &config, &name),
     };
     answer.map_err(named)
 }

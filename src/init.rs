@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use nix::errno::Errno;
 
 use crate::error::{Because, Cause, Error, Result};
-use crate::sys;
+use crate::{read, sys};
 
 /// A process, told apart from any later one with the same number.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -48,14 +48,13 @@ impl Live {
         Ok(Live { init: Init { pid, start, boot: boot_id()? }, pidfd, namespace })
     }
 
-    /// Whether its mount namespace is the hook's own.
+    /// Whether its mount namespace is this one.
     ///
     /// # Errors
     /// [`Cause::Pid`] where /proc cannot tell.
-    pub fn shares_my_namespace(&self) -> Result<bool> {
-        let doing = || "mount namespaces cannot be compared".to_owned();
-        let mine = File::open("/proc/self/ns/mnt").because(Cause::Pid, doing)?;
-        Ok(sys::stat(&mine).because(Cause::Pid, doing)?.id == sys::stat(&self.namespace).because(Cause::Pid, doing)?.id)
+    pub fn shares_namespace(&self, mine: &OwnedFd) -> Result<bool> {
+        let id = |fd| sys::stat(fd).because(Cause::Pid, || "mount namespaces cannot be compared".to_owned());
+        Ok(id(mine)?.id == id(&self.namespace)?.id)
     }
 }
 
@@ -87,9 +86,16 @@ impl Init {
     }
 }
 
+/// This process's mount namespace.
+///
+/// # Errors
+/// [`Cause::AttachFailed`] where /proc is not mounted.
+pub fn own_mount_namespace() -> Result<OwnedFd> {
+    File::open("/proc/self/ns/mnt").map(OwnedFd::from).because(Cause::AttachFailed, || "/proc/self/ns/mnt".to_owned())
+}
+
 fn start_time(pid: i32) -> Option<u64> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    parse_start_time(&String::from_utf8_lossy(&stat))
+    parse_start_time(&read::line(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// Field 22 of `/proc/PID/stat`; the second field is a name in parentheses that may contain anything.
@@ -103,9 +109,7 @@ fn parse_start_time(stat: &str) -> Option<u64> {
 /// # Errors
 /// [`Cause::RuntimeDir`] where /proc is not mounted.
 pub fn boot_id() -> Result<String> {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .map(|text| text.trim_end().to_owned())
-        .because(Cause::RuntimeDir, || "the boot id cannot be read".to_owned())
+    read::line("/proc/sys/kernel/random/boot_id").because(Cause::RuntimeDir, || "the boot id cannot be read".to_owned())
 }
 
 #[cfg(test)]
@@ -122,7 +126,7 @@ mod tests {
     #[test]
     fn i_live_and_my_namesakes_do_not() {
         let live = Live::open(std::process::id() as i32).unwrap();
-        assert!(live.shares_my_namespace().unwrap());
+        assert!(live.shares_namespace(&own_mount_namespace().unwrap()).unwrap());
         assert!(live.init.lives().unwrap());
         let reused = Init { start: live.init.start + 1, ..live.init.clone() };
         assert!(!reused.lives().unwrap());

@@ -58,10 +58,11 @@ pub fn plan(
         return Ok(None);
     }
     confirm_pod(manager, &claims, bundle)?;
-    let request = match request::read(annotations, claims.suffixes)? {
-        Some(request) if !request.is_empty() => request,
-        _ => return Ok(None),
-    };
+    let Some(request) = request::read(annotations, claims.suffixes)? else { return Ok(None) };
+    plan::admit(&request, config)?;
+    if request.is_empty() {
+        return Ok(None);
+    }
     plan::make(Facts { manager, identity: &claims.identity, bundle }, &request, config).map(Some)
 }
 
@@ -76,16 +77,27 @@ fn find_manager(id: &str, bundle: &Path, config: &Config) -> Result<Manager> {
         .filter_map(|(manager, directory)| Some((manager, directory.canonicalize().ok()?)))
         .collect();
     let directories = real.iter().map(|(manager, directory)| (*manager, directory.as_path()));
-    Manager::find(bundle, id, directories).ok_or_else(|| {
-        let parent = bundle.parent().unwrap_or(bundle).display().to_string();
-        Error::new(
-            Cause::ManagerUnknown,
-            format!("the bundle {} lies under no directory listed for a manager", bundle.display()),
-        )
-        .remedy(format!(
-            "if you made it by hand, put {{\"managers\": {{\"local\": [{parent:?}]}}}} into the configuration"
-        ))
-    })
+    Manager::find(bundle, id, directories).ok_or_else(|| unlisted(id, bundle, config))
+}
+
+/// The refusal for a bundle that nobody is known to have made, with the line to add.
+fn unlisted(id: &str, bundle: &Path, config: &Config) -> Error {
+    // podman and CRI-O lay bundles out as STORAGE/DRIVER-containers/ID/userdata.
+    let storage =
+        bundle.ancestors().nth(3).filter(|storage| Manager::find(bundle, id, [(Manager::Podman, *storage)]).is_some());
+    let (manager, directory, when) = match storage {
+        Some(storage) => (Manager::Podman, storage, "it is podman's (for CRI-O's write cri-o)"),
+        None => (Manager::Local, bundle.parent().unwrap_or(bundle), "you made it by hand"),
+    };
+    // The key replaces the default, so it must name that too.
+    let mut list: Vec<&Path> =
+        config.manager_directories().filter(|(of, _)| *of == manager).map(|(_, path)| path).collect();
+    list.push(directory);
+    Error::new(
+        Cause::ManagerUnknown,
+        format!("the bundle {} lies under no directory listed for a manager", bundle.display()),
+    )
+    .remedy(format!("if {when}, put {{\"managers\": {{\"{manager}\": {list:?}}}}} into the configuration"))
 }
 
 /// podman tells containers of a pod by an annotation that an image can forge; cgroups cannot be forged.
@@ -106,5 +118,8 @@ fn confirm_pod(manager: Manager, claims: &Claims<'_>, bundle: &BundleConfig) -> 
     Err(Error::new(
         Cause::IdentityForged,
         format!("the annotations claim the pod {pod:?}, and no cgroup of the container says so"),
+    )
+    .remedy(
+        "remove the annotation, or give the pod an infra container that shares a namespace, as podman does by default",
     ))
 }

@@ -7,15 +7,16 @@ mod shared;
 mod sources;
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use crate::attach::HostRoot;
 use crate::config::{Config, Isolator};
 use crate::error::Result;
 use crate::init::Live;
-use crate::plan::Plan;
-use crate::record::{Attached, Record};
+use crate::plan::{Plan, Sandbox};
+use crate::record::{Attached, Line, Record};
 use crate::runtime_dir::RuntimeDir;
-use crate::sandbox;
+use crate::sandbox::Own;
 use crate::volume::Store;
 
 /// Everything an isolator needs, opened before anything is changed.
@@ -33,8 +34,6 @@ pub struct Job<'a> {
     pub host_root: &'a HostRoot,
     /// Persistent volumes.
     pub store: &'a Store,
-    /// The container's own sandbox, if the plan has one.
-    pub sandbox: Option<&'a sandbox::Own>,
     /// Where records lie.
     pub runtime: &'a RuntimeDir,
     /// This container's record, begun.
@@ -53,5 +52,29 @@ pub fn attach(job: &mut Job<'_>) -> Result<Vec<Attached>> {
         Isolator::Linux => linux::attach(job),
         Isolator::Posix => posix::attach(job),
         Isolator::Shared => shared::attach(job),
+    }
+}
+
+impl Job<'_> {
+    /// Opens the container's own sandbox, making it if it is missing; `None` where the plan has none.
+    ///
+    /// # Errors
+    /// [`crate::error::Cause::Sandbox`].
+    pub fn open_sandbox(&mut self) -> Result<Option<OwnedFd>> {
+        if self.plan.sandbox != Sandbox::Own {
+            return Ok(None);
+        }
+        let own = Own::find(self.store, self.plan.manager, &self.record.name, self.config.shares_host_filesystem())?;
+        self.announce_sandbox(&own.path, own.missing, self.plan.sandbox_retention == 0)?;
+        own.open(self.plan.uid, self.plan.gid).map(Some)
+    }
+
+    /// Writes down which directory is the sandbox.
+    ///
+    /// # Errors
+    /// [`crate::error::Cause::RuntimeDir`].
+    pub fn announce_sandbox(&mut self, path: &Path, made: bool, remove_at_stop: bool) -> Result<()> {
+        let path = path.to_string_lossy().into_owned();
+        self.record.add(Line::Sandbox { path, made, remove_at_stop })
     }
 }

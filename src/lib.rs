@@ -8,10 +8,12 @@
 //! `docs/how-it-works.md` walks through a container's start step by step.
 
 pub mod attach;
+pub mod cgroup;
 pub mod cli;
 pub mod config;
 pub mod container;
 pub mod error;
+pub mod holders;
 pub mod hook;
 pub mod init;
 pub mod intake;

@@ -15,7 +15,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::fcntl::OFlag;
 
 use crate::config::Config;
-use crate::{runtime_dir, sys};
+use crate::runtime_dir::{self, RuntimeDir};
+use crate::sys;
 
 /// A container's log is memory: at this size, in bytes, it starts over.
 const LARGEST: u64 = 64 << 10;
@@ -51,15 +52,10 @@ pub fn start(program: &'static str, config: &Config, name: &str) {
     ON.store(started.is_ok(), Ordering::Relaxed);
 }
 
-/// Removes the container's log: it is gone, and nothing went wrong at its end.
-pub fn discard() {
-    if let Ok(place) = PLACE.lock()
-        && let Some(place) = &*place
-        && let Ok(Some(root)) = crate::trusted::open_dir(&place.runtime_dir, crate::trusted::Missing::Tell)
-        && let Ok(log) = sys::open_place(&root, "log".as_ref(), sys::Resolve::BeneathNoLinks)
-    {
-        // Most containers never had anything to say.
-        let _ = sys::unlink_at(&log, place.name.as_ref(), false);
+/// Removes the container's log: it is gone, and nothing went wrong at its end. Most never had one.
+pub fn discard(runtime: &RuntimeDir, name: &str) {
+    if let Ok(log) = sys::open_place(&runtime.root, "log".as_ref(), sys::Resolve::BeneathNoLinks) {
+        let _ = sys::unlink_at(&log, name.as_ref(), false);
     }
 }
 
@@ -87,10 +83,35 @@ impl Write for Both {
     }
 }
 
+/// A log without a record is removed when it is as old as this, in seconds.
+const OLD: i64 = 86_400;
+
+/// Most logs of other containers that one new log looks at.
+const LOOKED_AT: usize = 16;
+
 impl Place {
+    /// Each new log makes up for an old one: crun runs no poststop for a container that was refused.
+    fn remove_some_old(&self, root: &OwnedFd, directory: &OwnedFd) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(0));
+        let records = sys::open_place(root, "records".as_ref(), sys::Resolve::BeneathNoLinks);
+        let (Ok(records), Ok(names)) = (records, crate::tree::some_names(directory, LOOKED_AT)) else { return };
+        for name in names.iter().filter_map(|name| name.to_str()) {
+            let old = sys::open_file_at(directory, name, OFlag::O_RDONLY, 0)
+                .and_then(sys::modified)
+                .is_ok_and(|modified| modified < now - OLD);
+            if old && sys::stat_at(&records, name).is_err() {
+                // It may have been removed by another hook.
+                let _ = sys::unlink_at(directory, name.as_ref(), false);
+            }
+        }
+    }
+
     fn open(&self) -> Option<File> {
         let root = runtime_dir::make_root(&self.runtime_dir).ok()?;
         let directory: OwnedFd = runtime_dir::subdirectory(&root, "log").ok()?;
+        if sys::stat_at(&directory, &self.name).is_err() {
+            self.remove_some_old(&root, &directory);
+        }
         let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT;
         let file = File::from(sys::open_file_at(&directory, &self.name, flags, 0o600).ok()?);
         if file.metadata().ok()?.len() > LARGEST {

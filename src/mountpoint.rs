@@ -3,8 +3,9 @@
 //!
 //! Two containers may run on one root filesystem. If the first removed a mount point that it had made, the
 //! kernel would take the second's mount away with it, and the second's next write would land in the root
-//! filesystem. So everything a hook makes has a file under `runtime_dir/mountpoints`, named by device and
-//! inode, that lists the records that hold it, and is removed under that file's lock by the last of them.
+//! filesystem. So everything a hook makes has a directory under `runtime_dir/mountpoints`, named by device,
+//! inode and birth, with an empty file for each record that holds it. The last of them removes the thing, under
+//! that directory's lock. Who holds something holds the directories above it that hooks made, too.
 //!
 //! A name appears in one step: the directory or link is made under a temporary name, its inode is written
 //! down, and then it is renamed. Killed in between, the record tells what to remove.
@@ -17,11 +18,12 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use crate::error::{Because, Cause, Error, Result};
+use crate::holders::{File, Holders};
 use crate::plan::Missing;
 use crate::record::{Line, Place, Record, Within};
 use crate::request::container_path::ContainerPath;
-use crate::runtime_dir::{Locked, Open, RuntimeDir};
-use crate::sys::{self, FileId, Resolve, SysError};
+use crate::runtime_dir::RuntimeDir;
+use crate::sys::{self, Resolve, Stat, SysError};
 
 /// A directory below which mount points are found and made.
 #[derive(Debug)]
@@ -84,12 +86,11 @@ impl MountPoints<'_> {
         Err(Error::new(Cause::MountPointUnsafe, format!("{path} keeps changing, or a dangling link lies on its way")))
     }
 
-    /// Makes a symbolic link at `path` below `base`. One that leads to the same directory already is left as it
-    /// is.
+    /// Makes a symbolic link at `path` below `base`. One that says the same already is left as it is.
     ///
     /// # Errors
     /// [`Cause::LinkConflict`] where anything else is there.
-    pub fn link(&mut self, base: &Base<'_>, path: &ContainerPath, target: &Path, target_id: FileId) -> Result<()> {
+    pub fn link(&mut self, base: &Base<'_>, path: &ContainerPath, target: &Path) -> Result<()> {
         let relative = path.relative();
         let (parent, name) = relative.rsplit_once('/').unwrap_or(("", &relative));
         for _ in 0..TRIES {
@@ -102,13 +103,8 @@ impl MountPoints<'_> {
             let place = Place { within: base.within, parent: parent.to_owned(), name: name.to_owned() };
             match sys::stat_at(&directory, name) {
                 Ok(stat) => {
-                    let there = sys::readlink_at(&directory, name).ok();
-                    let same = there.is_some_and(|there| {
-                        // Followed from the sandbox, as the container would.
-                        sys::open_place(&directory, Path::new(&there), Resolve::NoMagic)
-                            .and_then(sys::stat)
-                            .is_ok_and(|stat| stat.id == target_id)
-                    });
+                    // By its text: following it would mean going, as root, wherever the container's user points.
+                    let same = sys::readlink_at(&directory, name).is_ok_and(|there| there.as_os_str() == target);
                     if !same {
                         let what = if stat.is_link() { "a link that leads elsewhere" } else { "no link" };
                         return Err(Error::new(
@@ -116,7 +112,8 @@ impl MountPoints<'_> {
                             format!("{relative} exists already and is {what}"),
                         ));
                     }
-                    if self.hold_at(&place, stat.id)? {
+                    let file = File::of(&stat);
+                    if !Holders::exist(self.runtime, file)? || self.hold_one(place, file)? {
                         return Ok(());
                     }
                 }
@@ -132,24 +129,44 @@ impl MountPoints<'_> {
         Err(Error::new(Cause::LinkConflict, format!("{relative} keeps changing")))
     }
 
-    /// Takes part in holding a directory, if a hook made it. `false` where it was removed meanwhile.
+    /// Takes part in holding a directory, and those above it, if a hook made it. `false` where it was removed
+    /// meanwhile.
     fn hold(&mut self, base: &Base<'_>, relative: &str, fd: &OwnedFd) -> Result<bool> {
-        let id = sys::stat(fd).because(Cause::MountPointUnsafe, || relative.to_owned())?.id;
-        if !entry_exists(self.runtime, id)? {
+        let file = File::of(&stat(fd, relative)?);
+        if !Holders::exist(self.runtime, file)? {
+            // Nobody's. If a hook made a directory above, this one keeps that from being removed.
             return Ok(true);
         }
         let real = self.real_path(base, relative, fd)?;
-        let (parent, name) = real.rsplit_once('/').unwrap_or(("", &real));
-        self.hold_at(&Place { within: base.within, parent: parent.to_owned(), name: name.to_owned() }, id)
+        self.hold_all(base, &real)
     }
 
-    fn hold_at(&mut self, place: &Place, id: FileId) -> Result<bool> {
-        let Some(mut entry) = Locked::open(&self.runtime.mount_points, &entry_name(id), Open::Existing)? else {
-            // Nobody's, or removed a moment ago: attaching will tell, and come back.
-            return Ok(true);
+    /// Holds a directory, whose path below the base has no links, and those above it, topmost first, as far as hooks
+    /// made them. `false` where one was removed meanwhile.
+    fn hold_all(&mut self, base: &Base<'_>, path: &str) -> Result<bool> {
+        let components: Vec<&str> = path.split('/').collect();
+        for length in 1..=components.len() {
+            let shown = components[..length].join("/");
+            let Ok(fd) = sys::open_place(base.fd, Path::new(&shown), Resolve::BeneathNoLinks) else { return Ok(false) };
+            let file = File::of(&stat(&fd, &shown)?);
+            if Holders::exist(self.runtime, file)? {
+                let parent = components[..length - 1].join("/");
+                let place = Place { within: base.within, parent, name: components[length - 1].to_owned() };
+                if !self.hold_one(place, file)? {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn hold_one(&mut self, place: Place, file: File) -> Result<bool> {
+        let Some(holders) = Holders::open(self.runtime, file)? else {
+            // Its last holder has just removed it: look again.
+            return Ok(false);
         };
-        self.record.add(Line::Hold { place: place.clone(), id })?;
-        entry.append(&format!("+{}", self.record.name))?;
+        self.record.add(Line::Hold { place, file })?;
+        holders.add(&self.record.name)?;
         Ok(true)
     }
 
@@ -185,8 +202,7 @@ impl MountPoints<'_> {
             return Err(Error::new(Cause::MountPointUnsafe, format!("{relative} lies below nothing")));
         };
         let doing = || format!("{relative} cannot be made");
-        let stat = |fd: &OwnedFd| sys::stat(fd).because(Cause::MountPointUnsafe, doing);
-        if stat(&directory)?.mount != stat(base.fd)?.mount {
+        if stat(&directory, relative)?.mount != stat(base.fd, relative)?.mount {
             return Err(Error::new(
                 Cause::MountPointMissing,
                 format!("{relative} does not exist and would lie in a mount that is not the container's own"),
@@ -194,6 +210,9 @@ impl MountPoints<'_> {
         }
         let shown = components[..length].join("/");
         let mut parent = self.real_path(base, &shown, &directory)?;
+        if !parent.is_empty() && !self.hold_all(base, &parent)? {
+            return Ok(());
+        }
         for name in &components[length..] {
             let place = Place { within: base.within, parent: parent.clone(), name: (*name).to_owned() };
             let owner = base.owner;
@@ -221,30 +240,36 @@ impl MountPoints<'_> {
     fn make(&mut self, directory: &OwnedFd, place: Place, make: impl Fn(&str) -> sys::Result<()>) -> Result<bool> {
         let name = place.name.clone();
         let doing = || format!("{name} cannot be made");
-        let temporary = self.record.temporary_name();
-        self.record.add(Line::Making { place: place.clone(), temporary: temporary.clone() })?;
-        match make(&temporary) {
-            Err(error) if error.errno == Errno::ENOENT => return Ok(false),
-            answer => answer.because(Cause::MountPointUnsafe, doing)?,
-        }
-        let id = sys::stat_at(directory, &temporary).because(Cause::MountPointUnsafe, doing)?.id;
-        self.record.add(Line::Made { place: place.clone(), temporary: temporary.clone(), id })?;
-        let entry = Locked::open(&self.runtime.mount_points, &entry_name(id), Open::Create)?;
-        let Some(mut entry) = entry else {
-            return Err(Error::new(Cause::RuntimeDir, format!("no list of holders for {name}")));
+        let mut tries = 0;
+        let temporary = loop {
+            let temporary = self.record.temporary_name();
+            self.record.add(Line::Making { place: place.clone(), temporary: temporary.clone() })?;
+            tries += 1;
+            match make(&temporary) {
+                Ok(()) => break temporary,
+                Err(error) if error.errno == Errno::ENOENT => return Ok(false),
+                // Somebody guessed the name and was first. It is not ours, and there are others.
+                Err(error) if error.errno == Errno::EEXIST && tries < TRIES => {}
+                Err(error) => return Err(error).because(Cause::MountPointUnsafe, doing),
+            }
         };
-        // A list that is here already is of something that had this inode before.
-        entry.clear()?;
-        entry.append(&format!("+{}", self.record.name))?;
+        let file = File::of(&sys::stat_at(directory, &temporary).because(Cause::MountPointUnsafe, doing)?);
+        self.record.add(Line::Made { place: place.clone(), temporary: temporary.clone(), file })?;
+        let holders = Holders::create(self.runtime, file)?;
+        holders.add(&self.record.name)?;
         match sys::rename_new(directory, OsStr::new(&temporary), directory, OsStr::new(&name)) {
             Err(error) if error.errno == Errno::EEXIST => {
-                entry.remove(&self.runtime.mount_points)?;
+                holders.remove(self.runtime)?;
                 remove_name(directory, &temporary).because(Cause::MountPointUnsafe, doing)?;
                 Ok(false)
             }
             answer => answer.because(Cause::MountPointUnsafe, doing).map(|()| true),
         }
     }
+}
+
+fn stat(fd: &OwnedFd, shown: &str) -> Result<Stat> {
+    sys::stat(fd).because(Cause::MountPointUnsafe, || shown.to_owned())
 }
 
 fn in_the_way(path: &str, error: &SysError) -> Error {
@@ -256,18 +281,6 @@ fn in_the_way(path: &str, error: &SysError) -> Error {
     Error::new(Cause::MountPointUnsafe, format!("{path} {what}"))
 }
 
-fn entry_name(id: FileId) -> String {
-    format!("{:x}-{:x}", id.dev, id.ino)
-}
-
-fn entry_exists(runtime: &RuntimeDir, id: FileId) -> Result<bool> {
-    match sys::stat_at(&runtime.mount_points, &entry_name(id)) {
-        Ok(_) => Ok(true),
-        Err(error) if error.errno == Errno::ENOENT => Ok(false),
-        Err(error) => Err(Error::new(Cause::RuntimeDir, error.to_string())),
-    }
-}
-
 /// Removes an empty directory, or a link.
 fn remove_name(directory: &OwnedFd, name: &str) -> sys::Result<()> {
     match sys::unlink_at(directory, OsStr::new(name), true) {
@@ -276,73 +289,43 @@ fn remove_name(directory: &OwnedFd, name: &str) -> sys::Result<()> {
     }
 }
 
-/// Removes what carries a temporary name, which nothing of anybody else does.
+/// Removes what carries a temporary name and is empty, as everything is that a hook gives such a name.
 ///
 /// # Errors
 /// [`Cause::UndoIncomplete`].
 pub fn remove_temporary(base: &OwnedFd, place: &Place, temporary: &str) -> Result<()> {
     let Some(directory) = open_parent(base, place)? else { return Ok(()) };
     match remove_name(&directory, temporary) {
-        Err(error) if error.errno == Errno::ENOENT => Ok(()),
-        answer => answer.because(Cause::UndoIncomplete, || format!("{temporary} in {}", place.parent)),
+        Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ENOTEMPTY | Errno::EEXIST | Errno::EBUSY) => Ok(()),
+        answer => answer.because(Cause::UndoIncomplete, || format!("{temporary} in /{}", place.parent)),
     }
 }
 
-/// Gives up a hold. The last holder removes the thing itself, and with it the directories above that hooks
-/// made and nobody holds any more. Without `base` (it is unmounted or gone) only the lists are kept up.
+/// Gives up a hold; the last holder removes the thing itself. Without `base` (it is unmounted or gone) only the
+/// holders are kept up.
 ///
 /// # Errors
 /// [`Cause::UndoIncomplete`], [`Cause::RuntimeDir`].
-pub fn release(runtime: &RuntimeDir, base: Option<&OwnedFd>, holder: &str, place: &Place, id: FileId) -> Result<()> {
-    let mut current = Some((place.clone(), id));
-    while let Some((place, id)) = current.take() {
-        let Some(mut entry) = Locked::open(&runtime.mount_points, &entry_name(id), Open::Existing)? else { break };
-        if has_other_holders(runtime, &mut entry, holder)? {
-            entry.append(&format!("-{holder}"))?;
-            break;
-        }
-        let directory = match base {
-            None => None,
-            Some(base) => open_parent(base, &place)?,
-        };
-        let Some(directory) = directory else {
-            entry.remove(&runtime.mount_points)?;
-            break;
-        };
-        let there = sys::stat_at(&directory, &place.name).ok().filter(|stat| stat.id == id);
-        if let Some(stat) = there {
-            let removed = sys::unlink_at(&directory, OsStr::new(&place.name), stat.is_dir());
-            match removed {
-                // Somebody put something into it: it stays, and goes with the last of what hooks put there.
-                Err(error) if error.errno == Errno::ENOTEMPTY || error.errno == Errno::EEXIST => {
-                    entry.append(&format!("-{holder}"))?;
-                    break;
-                }
-                Err(error) if error.errno == Errno::ENOENT => {}
-                answer => answer.because(Cause::UndoIncomplete, || format!("{} in {}", place.name, place.parent))?,
-            }
-        }
-        entry.remove(&runtime.mount_points)?;
-        // Was the directory above made by a hook, and is it held by nobody now?
-        current = match (place.up(), sys::stat(&directory)) {
-            (Some(up), Ok(stat)) => Some((up, stat.id)),
-            _ => None,
-        };
+pub fn release(runtime: &RuntimeDir, base: Option<&OwnedFd>, record: &str, place: &Place, file: File) -> Result<()> {
+    let Some(holders) = Holders::open(runtime, file)? else { return Ok(()) };
+    if holders.others(runtime, record)? {
+        return holders.take_out(record);
     }
-    Ok(())
-}
-
-/// Whether anybody else needs it: a record that no longer exists needs nothing.
-fn has_other_holders(runtime: &RuntimeDir, entry: &mut Locked, me: &str) -> Result<bool> {
-    let mut holders: Vec<String> = Vec::new();
-    for line in entry.lines()? {
-        match line.split_at_checked(1) {
-            Some(("+", name)) => holders.push(name.to_owned()),
-            Some(("-", name)) => holders.retain(|holder| holder != name),
-            _ => {}
+    let directory = match base {
+        None => None,
+        Some(base) => open_parent(base, place)?,
+    };
+    if let Some(directory) = directory
+        && let Ok(there) = sys::stat_at(&directory, &place.name)
+        && File::of(&there) == file
+    {
+        match sys::unlink_at(&directory, OsStr::new(&place.name), there.is_dir()) {
+            // Somebody put something into it: then it is theirs now.
+            Err(error) if matches!(error.errno, Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOENT) => {}
+            answer => answer.because(Cause::UndoIncomplete, || format!("{} in /{}", place.name, place.parent))?,
         }
     }
-    Ok(holders.iter().any(|holder| holder != me && sys::stat_at(&runtime.records, holder).is_ok()))
+    holders.remove(runtime)
 }
 
 fn open_parent(base: &OwnedFd, place: &Place) -> Result<Option<OwnedFd>> {

@@ -184,12 +184,7 @@ pub fn shell_word(word: &str) -> String {
 /// # Errors
 /// Each reason for which a request cannot be granted without looking at the host; see [`Cause`].
 pub fn make(facts: Facts<'_>, request: &Request, config: &Config) -> Result<Plan> {
-    if let Some(token) = &config.request_token
-        && request.token.as_ref() != Some(token)
-    {
-        return Err(Error::new(Cause::Token, "the request has no token, or the wrong one"));
-    }
-    let isolator = isolator(request, config)?;
+    let isolator = admit(request, config)?;
     let bundle = facts.bundle;
     if bundle.user_namespace {
         return Err(Error::new(
@@ -243,7 +238,16 @@ pub fn make(facts: Facts<'_>, request: &Request, config: &Config) -> Result<Plan
     })
 }
 
-fn isolator(request: &Request, config: &Config) -> Result<Isolator> {
+/// Checks what does not depend on any volume, and tells the isolator.
+///
+/// # Errors
+/// [`Cause::Token`], [`Cause::Isolation`], [`Cause::IsolationNotAllowed`].
+pub fn admit(request: &Request, config: &Config) -> Result<Isolator> {
+    if let Some(token) = &config.request_token
+        && request.token.as_ref() != Some(token)
+    {
+        return Err(Error::new(Cause::Token, "the request has no token, or the wrong one"));
+    }
     let Some(name) = &request.isolation else { return Ok(config.isolation) };
     let asked = one_isolator(name)?;
     if asked != config.isolation && !config.allowed_isolation.contains(&asked) {
@@ -529,7 +533,6 @@ fn place_missing(attachments: &mut [Attachment], isolator: Isolator, bundle: &Bu
 
 fn covered_by(other: &Attachment, rest: &[String], work_dir: &Path) -> Missing {
     match &other.from {
-        Origin::Sandbox => Missing::Make,
         Origin::Volume { role, id, subpath, .. } => {
             let mut path = work_dir.join("volumes/roles").join(role.directory()).join(id.as_str());
             if let Some(subpath) = subpath {
@@ -541,9 +544,8 @@ fn covered_by(other: &Attachment, rest: &[String], work_dir: &Path) -> Missing {
                 command: format!("mkdir -p {}", shell_word(&path.to_string_lossy())),
             }
         }
-        Origin::HostPath { .. } | Origin::Private { .. } => {
-            Missing::Refuse { inside: format!("volume {}", other.label), command: "mkdir -p there".to_owned() }
-        }
+        // The sandbox; the others are filesystem/shared's, where every target must exist.
+        Origin::Sandbox | Origin::HostPath { .. } | Origin::Private { .. } => Missing::Make,
     }
 }
 

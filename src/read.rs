@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{Error, ErrorKind, Read, Result};
+use std::path::Path;
 
 /// Reads a regular file of at most `limit` bytes.
 ///
@@ -19,4 +20,14 @@ pub fn at_most(file: File, limit: u64) -> Result<Vec<u8>> {
         return Err(Error::new(ErrorKind::FileTooLarge, format!("it is larger than {limit} bytes")));
     }
     Ok(bytes)
+}
+
+/// Reads a line that the kernel makes, of at most 4 KiB, in one call.
+///
+/// # Errors
+/// What open(2) or read(2) answer.
+pub fn line(path: impl AsRef<Path>) -> Result<String> {
+    let mut buffer = [0; 4096];
+    let count = File::open(path)?.read(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..count]).trim_end().to_owned())
 }

@@ -6,14 +6,18 @@
 //! what the container must have.
 #![forbid(unsafe_code)]
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup;
 use crate::config::Isolator;
 use crate::container::{Identity, Manager};
 use crate::error::{Cause, Error, Result};
-use crate::init::Init;
+use crate::holders::File;
+use crate::init::{Init, boot_id};
 use crate::request::names::{Role, VolumeId};
-use crate::runtime_dir::{Locked, Open, RuntimeDir};
+use crate::runtime_dir::{LARGEST, Locked, Open, RuntimeDir};
 use crate::sys::{FileId, MountAttributes};
 
 /// Version of the format; every released one stays readable.
@@ -38,10 +42,27 @@ pub struct Header {
     pub init: Init,
     /// Whether all the container's processes end with its init.
     pub own_pid_namespace: bool,
+    /// Where they do not: the cgroup in which they are, if it has one of its own.
+    pub cgroup: Option<PathBuf>,
     /// The container's root filesystem on the host.
     pub root: Base,
-    /// The sandbox's directory on the host.
-    pub sandbox: Option<SandboxRecord>,
+}
+
+impl Header {
+    /// Whether any process of the container may still run. Its mount points must stay then.
+    ///
+    /// # Errors
+    /// [`Cause::RuntimeDir`] where the kernel does not say.
+    pub fn may_live(&self) -> Result<bool> {
+        if self.init.lives()? {
+            return Ok(true);
+        }
+        if self.own_pid_namespace || self.init.boot != boot_id()? {
+            return Ok(false);
+        }
+        // With neither a pid namespace nor a cgroup of its own there is no telling.
+        Ok(self.cgroup.as_ref().is_none_or(|cgroup| cgroup::is_populated(cgroup)))
+    }
 }
 
 /// A directory on the host below which something was made.
@@ -53,18 +74,7 @@ pub struct Base {
     pub id: FileId,
 }
 
-/// A sandbox.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SandboxRecord {
-    /// Its path.
-    pub path: String,
-    /// This record's prestart makes it, so a failure removes it.
-    pub made: bool,
-    /// It goes with the container.
-    pub remove_at_stop: bool,
-}
-
-/// Which of the header's directories a place lies below.
+/// Which directory a place lies below.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Within {
@@ -85,22 +95,19 @@ pub struct Place {
     pub name: String,
 }
 
-impl Place {
-    /// The place of the directory that this one lies in.
-    #[must_use]
-    pub fn up(&self) -> Option<Place> {
-        if self.parent.is_empty() {
-            return None;
-        }
-        let (parent, name) = self.parent.rsplit_once('/').unwrap_or(("", &self.parent));
-        Some(Place { within: self.within, parent: parent.to_owned(), name: name.to_owned() })
-    }
-}
-
 /// A later line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Line {
+    /// The sandbox is about to be used.
+    Sandbox {
+        /// Its path on the host.
+        path: String,
+        /// It is about to be made, so a failure removes it.
+        made: bool,
+        /// It goes with the container.
+        remove_at_stop: bool,
+    },
     /// A mount point or link will be made under a temporary name.
     Making {
         /// Where it will be.
@@ -115,21 +122,21 @@ pub enum Line {
         /// Its name until then.
         temporary: String,
         /// What it is.
-        id: FileId,
+        file: File,
     },
     /// A mount point or link of another hook is about to be used as well.
     Hold {
         /// Where.
         place: Place,
         /// What it is.
-        id: FileId,
+        file: File,
     },
-    /// A volume is about to be made, because it was missing.
+    /// A volume is about to be made, because it was missing. It gets its id when all else is done.
     MakingVolume {
         /// Its role.
-        role: String,
-        /// Its id.
-        id: String,
+        role: Role,
+        /// Name of its directory until then.
+        temporary: String,
     },
     /// Everything is done.
     Done {
@@ -195,6 +202,7 @@ pub struct Record {
     /// Further lines.
     pub lines: Vec<Line>,
     makings: usize,
+    size: u64,
 }
 
 impl Record {
@@ -225,7 +233,7 @@ impl Record {
         let lines = lines
             .map(|line| serde_json::from_str(&line).map_err(|error| wrong(error.to_string())))
             .collect::<Result<Vec<Line>>>()?;
-        Ok(Some(Record { file, name: name.to_owned(), header, lines, makings: 0 }))
+        Ok(Some(Record { file, name: name.to_owned(), header, lines, makings: 0, size: 0 }))
     }
 
     /// Writes the first line.
@@ -235,7 +243,9 @@ impl Record {
     pub fn begin(&mut self, header: Header) -> Result<()> {
         self.file.clear()?;
         self.lines.clear();
-        self.file.append(&to_json(&header)?)?;
+        let text = to_json(&header)?;
+        self.size = text.len() as u64 + 1;
+        self.file.append(&text)?;
         self.header = Some(header);
         Ok(())
     }
@@ -245,7 +255,13 @@ impl Record {
     /// # Errors
     /// [`Cause::RuntimeDir`].
     pub fn add(&mut self, line: Line) -> Result<()> {
-        self.file.append(&to_json(&line)?)?;
+        let text = to_json(&line)?;
+        self.size += text.len() as u64 + 1;
+        if self.size > LARGEST {
+            return Err(Error::new(Cause::RuntimeDir, "the container's record would become larger than 4 MiB")
+                .remedy("ask for fewer volumes, or for shorter paths"));
+        }
+        self.file.append(&text)?;
         self.lines.push(line);
         Ok(())
     }
@@ -264,6 +280,13 @@ impl Record {
             Line::Done { attachments } => Some(attachments.as_slice()),
             _ => None,
         })
+    }
+
+    /// Whether undoing it deletes a sandbox that a container has used.
+    #[must_use]
+    pub fn removes_sandbox(&self) -> bool {
+        let goes = |line: &Line| matches!(line, Line::Sandbox { remove_at_stop: true, .. });
+        self.attachments().is_some() && self.lines.iter().any(goes)
     }
 
     /// Removes the record: nothing is left to undo.
@@ -291,15 +314,5 @@ mod tests {
         assert_ne!(name("a", "/b/1"), name("a", "/b/2"));
         assert_ne!(name("a", "/b/c"), name("a", "/bc"));
         assert_eq!(name("a", "/b/1/"), name("a", "//b/1"));
-    }
-
-    #[test]
-    fn places_go_up_to_their_base() {
-        let place = Place { within: Within::Root, parent: "mnt/mesos".into(), name: "sandbox".into() };
-        let up = place.up().unwrap();
-        assert_eq!((up.parent.as_str(), up.name.as_str()), ("mnt", "mesos"));
-        let top = up.up().unwrap();
-        assert_eq!((top.parent.as_str(), top.name.as_str()), ("", "mnt"));
-        assert_eq!(top.up(), None);
     }
 }

@@ -19,6 +19,9 @@ use names::{Role, VolumeId};
 /// All annotations of this project begin with it.
 pub const PREFIX: &str = "io.fs-isolator.";
 
+/// Most volumes of one container: the work for them, and the descriptors, are bounded.
+pub const MOST_VOLUMES: usize = 512;
+
 const KEYS: [&str; 6] = ["volumes", "volumes.base64", "isolation", "role", "sandbox", "token"];
 
 /// May the container write to the volume?
@@ -267,11 +270,16 @@ pub fn read(annotations: &HashMap<String, String>, suffixes: Suffixes<'_>) -> Re
 /// # Errors
 /// As [`read`].
 pub fn volumes(text: &str) -> Result<Vec<VolumeRequest>> {
-    if text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('[') {
+    let volumes = if text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('[') {
         json::parse(text)
     } else {
         short::parse(text)
+    }?;
+    if volumes.len() > MOST_VOLUMES {
+        return Err(Error::new(Cause::RequestInvalid, format!("{} volumes are asked for", volumes.len()))
+            .remedy(format!("ask for at most {MOST_VOLUMES}")));
     }
+    Ok(volumes)
 }
 
 #[cfg(test)]

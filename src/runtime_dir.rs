@@ -1,6 +1,6 @@
 //! `runtime_dir`: small files that say what was done for live containers, and locks on them.
 //!
-//! Every file is only ever appended to, one line at a time with one write(2), under its own lock. A hook
+//! A record is only ever appended to, one line at a time with one write(2), under its own lock. A hook
 //! that is killed in between leaves whole lines, and a torn last one is no line.
 #![forbid(unsafe_code)]
 
@@ -12,19 +12,21 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use crate::error::{Because, Cause, Result};
+use crate::error::{Because, Cause, Error, Result};
 use crate::sys::{self, Resolve};
 use crate::trusted::{self, Missing};
 
-/// Largest file that is read back, in bytes: a record of some thousand volumes.
-const LARGEST: u64 = 4 << 20;
+/// Largest record, in bytes.
+pub const LARGEST: u64 = 4 << 20;
 
 /// The open directory.
 #[derive(Debug)]
 pub struct RuntimeDir {
+    /// The directory itself.
+    pub root: OwnedFd,
     /// Records, one for each container that has something.
     pub records: OwnedFd,
-    /// Mount points and links that hooks made, by device and inode.
+    /// Mount points and links that hooks made, see [`crate::holders`].
     pub mount_points: OwnedFd,
 }
 
@@ -38,10 +40,8 @@ impl RuntimeDir {
             Some(open) => Ok(open),
             None => {
                 let root = make_root(path)?;
-                Ok(RuntimeDir {
-                    records: subdirectory(&root, "records")?,
-                    mount_points: subdirectory(&root, "mountpoints")?,
-                })
+                let (records, mount_points) = (subdirectory(&root, "records")?, subdirectory(&root, "mountpoints")?);
+                Ok(RuntimeDir { root, records, mount_points })
             }
         }
     }
@@ -59,7 +59,7 @@ impl RuntimeDir {
             }
         };
         Ok(match (open("records")?, open("mountpoints")?) {
-            (Some(records), Some(mount_points)) => Some(RuntimeDir { records, mount_points }),
+            (Some(records), Some(mount_points)) => Some(RuntimeDir { root, records, mount_points }),
             _ => None,
         })
     }
@@ -71,7 +71,7 @@ impl RuntimeDir {
 /// As [`RuntimeDir::open`].
 pub fn make_root(path: &Path) -> Result<OwnedFd> {
     let root = trusted::open_dir(path, Missing::Make(0o700))?;
-    root.ok_or_else(|| crate::error::Error::new(Cause::RuntimeDir, format!("{} cannot be made", path.display())))
+    root.ok_or_else(|| Error::new(Cause::RuntimeDir, format!("{} cannot be made", path.display())))
 }
 
 /// Opens a directory in a directory of ours, making it with mode 0700 if it is missing.
@@ -135,8 +135,12 @@ impl Locked {
     /// [`Cause::RuntimeDir`].
     pub fn lines(&mut self) -> Result<Vec<String>> {
         let doing = || format!("{} under runtime_dir cannot be read", self.name);
-        let mut text = Vec::new();
-        (&self.file).take(LARGEST).read_to_end(&mut text).because(Cause::RuntimeDir, doing)?;
+        let mut text = Vec::with_capacity(8 << 10);
+        (&self.file).take(LARGEST + 1).read_to_end(&mut text).because(Cause::RuntimeDir, doing)?;
+        if text.len() as u64 > LARGEST {
+            // What is beyond could be what matters.
+            return Err(Error::new(Cause::RuntimeDir, format!("{} under runtime_dir is too large", self.name)));
+        }
         let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         Ok(String::from_utf8_lossy(&text[..whole]).lines().map(str::to_owned).collect())
     }

@@ -35,13 +35,15 @@ pub struct Own {
 }
 
 impl Own {
-    /// Looks for a container's sandbox, making the directories above it.
+    /// Looks for a container's sandbox, making the directories above it. Only where containers share the host's
+    /// filesystem must these let others pass: root of a container can leave setuid files in its sandbox.
     ///
     /// # Errors
     /// [`Cause::ConfigUnsafe`], [`Cause::Sandbox`].
-    pub fn find(store: &Store, manager: Manager, name: &str) -> Result<Own> {
+    pub fn find(store: &Store, manager: Manager, name: &str, reachable: bool) -> Result<Own> {
         let names = ["sandboxes", manager.name()];
-        let parent = trusted::open_dir_below(store.fd(), store.path(), &names, Missing::Make(0o711))?;
+        let parents = Missing::Make(if reachable { 0o711 } else { 0o700 });
+        let parent = trusted::open_dir_below(store.fd(), store.path(), &names, parents)?;
         let path = store.path().join("sandboxes").join(manager.name()).join(name);
         let parent = parent.ok_or_else(|| Error::new(Cause::Sandbox, format!("{} cannot be made", path.display())))?;
         let missing = match sys::stat_at(&parent, name) {

@@ -155,6 +155,9 @@ pub struct Stat {
     pub gid: u32,
     /// Whether this is the root of the mount it was reached through (Linux 5.8).
     pub mount_root: bool,
+    /// Nanoseconds since the epoch at which it was made; 0 where the filesystem does not know. It tells a file
+    /// from a later one with the same inode.
+    pub born: i64,
 }
 
 impl Stat {
@@ -194,10 +197,11 @@ fn to_stat(raw: &libc::statx) -> Stat {
         uid: raw.stx_uid,
         gid: raw.stx_gid,
         mount_root: raw.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0,
+        born: raw.stx_btime.tv_sec * 1_000_000_000 + i64::from(raw.stx_btime.tv_nsec),
     }
 }
 
-const STAT_MASK: u32 = libc::STATX_BASIC_STATS | libc::STATX_MNT_ID;
+const STAT_MASK: u32 = libc::STATX_BASIC_STATS | libc::STATX_MNT_ID | libc::STATX_BTIME;
 
 /// statx(2) of an open descriptor (`O_PATH` included).
 ///
@@ -616,6 +620,14 @@ pub fn modified(fd: impl AsFd) -> Result<i64> {
     raw_statx(fd.as_fd(), c"", libc::AT_EMPTY_PATH, libc::STATX_MTIME)
         .map(|raw| raw.stx_mtime.tv_sec)
         .named("statx", "")
+}
+
+/// Opens the mount table of the namespace that this process is in, through `/proc/self/fd` opened earlier.
+///
+/// # Errors
+/// Whatever openat2(2) answers.
+pub fn open_mount_table(proc_fds: impl AsFd) -> Result<OwnedFd> {
+    open_below(proc_fds, Path::new("../mountinfo"), OFlag::O_RDONLY, Resolve::NoMagic)
 }
 
 /// The type of filesystem that `fd` lies on, by its magic number (statfs(2)), and its mount's flags.

@@ -17,6 +17,9 @@ use crate::sys::{self, Named, Resolve, Result};
 /// Deeper directories are moved up to the top first, so that no tree needs more descriptors than this.
 const DEEPEST: usize = 64;
 
+/// Names that are held in memory at once for each level.
+const AT_ONCE: usize = 1024;
+
 /// Deletes `name` in `parent`, if it exists.
 ///
 /// # Errors
@@ -40,43 +43,43 @@ pub fn remove(parent: impl AsFd, name: &OsStr) -> Result<()> {
 /// # Errors
 /// As [`remove`].
 pub fn empty(top: &OwnedFd) -> Result<()> {
-    let mut moved = 0;
-    // Each round deletes all that is not too deep, and moves the rest up.
-    while empty_level(top, top, 0, &mut moved)? {}
-    Ok(())
+    empty_level(top, top, 0, &mut 0)
 }
 
-/// Deletes what is in `directory`; answers whether something was moved to the top and is still there.
-fn empty_level(top: &OwnedFd, directory: &OwnedFd, depth: usize, moved: &mut u64) -> Result<bool> {
-    let mut left = false;
-    for (name, kind) in entries(directory, usize::MAX)? {
-        if kind.is_some_and(|kind| kind != Type::Directory) {
-            remove_file(directory, &name)?;
-            continue;
+/// Deletes what is in `directory`. What is too deep is moved to the top, where it is met again.
+fn empty_level(top: &OwnedFd, directory: &OwnedFd, depth: usize, moved: &mut u64) -> Result<()> {
+    loop {
+        let names = entries(directory, AT_ONCE)?;
+        if names.is_empty() {
+            return Ok(());
         }
-        let child = match open(directory, &name) {
-            Err(error) if error.errno == Errno::ENOENT => continue,
-            Err(error) if error.errno == Errno::ENOTDIR || error.errno == Errno::ELOOP => {
+        for (name, kind) in names {
+            if kind.is_some_and(|kind| kind != Type::Directory) {
                 remove_file(directory, &name)?;
                 continue;
             }
-            answer => answer?,
-        };
-        if depth >= DEEPEST {
-            *moved += 1;
-            let aside = OsString::from(format!(".fs-isolator.deep.{}.{moved}", std::process::id()));
-            sys::rename_new(directory, &name, top, &aside)?;
-            left = true;
-            continue;
-        }
-        left |= empty_level(top, &child, depth + 1, moved)?;
-        drop(child);
-        match sys::unlink_at(directory, &name, true) {
-            Err(error) if error.errno == Errno::ENOENT => {}
-            answer => answer?,
+            let child = match open(directory, &name) {
+                Err(error) if error.errno == Errno::ENOENT => continue,
+                Err(error) if error.errno == Errno::ENOTDIR || error.errno == Errno::ELOOP => {
+                    remove_file(directory, &name)?;
+                    continue;
+                }
+                answer => answer?,
+            };
+            if depth >= DEEPEST {
+                *moved += 1;
+                let aside = OsString::from(format!(".fs-isolator.deep.{}.{moved}", std::process::id()));
+                sys::rename_new(directory, &name, top, &aside)?;
+                continue;
+            }
+            empty_level(top, &child, depth + 1, moved)?;
+            drop(child);
+            match sys::unlink_at(directory, &name, true) {
+                Err(error) if error.errno == Errno::ENOENT => {}
+                answer => answer?,
+            }
         }
     }
-    Ok(left)
 }
 
 fn remove_file(directory: &OwnedFd, name: &OsStr) -> Result<()> {

@@ -53,7 +53,7 @@ pub fn open_place(path: &Path) -> Result<Option<OwnedFd>> {
 /// As [`open_dir`].
 pub fn open_dir_below(base: &OwnedFd, shown: &Path, names: &[&str], missing: Missing) -> Result<Option<OwnedFd>> {
     let names: Vec<&Path> = names.iter().map(Path::new).collect();
-    descend(None, base, shown, &names, missing, OFlag::O_PATH | OFlag::O_DIRECTORY)
+    descend(base, shown, &names, missing, OFlag::O_PATH | OFlag::O_DIRECTORY)
 }
 
 fn walk(path: &Path, missing: Missing, last: OFlag) -> Result<Option<OwnedFd>> {
@@ -72,20 +72,12 @@ fn walk(path: &Path, missing: Missing, last: OFlag) -> Result<Option<OwnedFd>> {
     let root = sys::open_below(sys::cwd(), Path::new("/"), place, Resolve::NoLinks)
         .because(Cause::ConfigUnsafe, || "/ cannot be opened".to_owned())?;
     check(&root, Path::new("/"))?;
-    let copy = root.try_clone().because(Cause::ConfigUnsafe, || "/".to_owned())?;
-    descend(Some(root), &copy, Path::new("/"), &names, missing, last)
+    if names.is_empty() { Ok(Some(root)) } else { descend(&root, Path::new("/"), &names, missing, last) }
 }
 
-/// Opens one component after the other; `start` is the answer where there is none.
-fn descend(
-    start: Option<OwnedFd>,
-    base: &OwnedFd,
-    shown: &Path,
-    names: &[&Path],
-    missing: Missing,
-    last: OFlag,
-) -> Result<Option<OwnedFd>> {
-    let mut current = start;
+/// Opens one component after the other.
+fn descend(base: &OwnedFd, shown: &Path, names: &[&Path], missing: Missing, last: OFlag) -> Result<Option<OwnedFd>> {
+    let mut current: Option<OwnedFd> = None;
     let mut shown = shown.to_owned();
     for (index, name) in names.iter().enumerate() {
         shown.push(name);
@@ -99,7 +91,9 @@ fn descend(
             (Err(error), Missing::Make(mode)) if error.errno == Errno::ENOENT => {
                 match sys::mkdir_at(parent, &name.to_string_lossy(), mode) {
                     Err(error) if error.errno == Errno::EEXIST => {}
-                    answer => answer.because(Cause::ConfigUnsafe, || format!("{} cannot be made", shown.display()))?,
+                    answer => answer
+                        .and_then(|()| sys::fsync(sys::open_dir(parent, Path::new("."), Resolve::BeneathNoLinks)?))
+                        .because(Cause::ConfigUnsafe, || format!("{} cannot be made", shown.display()))?,
                 }
                 open().because(Cause::ConfigUnsafe, doing)?
             }
@@ -149,7 +143,8 @@ mod tests {
 
     #[test]
     fn only_root_may_write() {
-        let stat = |uid, mode| Stat { id: FileId { dev: 0, ino: 0 }, mount: 0, mode, uid, gid: 7, mount_root: false };
+        let stat =
+            |uid, mode| Stat { id: FileId { dev: 0, ino: 0 }, mount: 0, mode, uid, gid: 7, mount_root: false, born: 0 };
         assert_eq!(fault(&stat(0, 0o040_755)), None);
         assert_eq!(fault(&stat(0, 0o100_640)), None);
         for (uid, mode) in [(1000, 0o040_755), (0, 0o040_775), (0, 0o041_777), (0, 0o100_602), (0, 0o120_777)] {

@@ -9,7 +9,7 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::mountpoint;
 use crate::record::{Base, Line, Record, Within};
-use crate::request::names::{Role, VolumeId};
+use crate::request::names::Role;
 use crate::runtime_dir::{Open, RuntimeDir};
 use crate::sandbox;
 use crate::sys::{self, Resolve};
@@ -39,10 +39,10 @@ pub fn undo(runtime: &RuntimeDir, record: Record, work_dir: &Path) -> std::resul
     if let Some(header) = &record.header {
         let done = record.attachments().is_some();
         let root = open_base(&header.root);
-        let sandbox = header
-            .sandbox
-            .as_ref()
-            .and_then(|sandbox| sys::open_place(sys::cwd(), Path::new(&sandbox.path), Resolve::NoLinks).ok());
+        let sandbox = record.lines.iter().find_map(|line| match line {
+            Line::Sandbox { path, .. } => sys::open_place(sys::cwd(), Path::new(path), Resolve::NoLinks).ok(),
+            _ => None,
+        });
         let base = |within: Within| match within {
             Within::Root => root.as_ref(),
             Within::Sandbox => sandbox.as_ref(),
@@ -54,17 +54,16 @@ pub fn undo(runtime: &RuntimeDir, record: Record, work_dir: &Path) -> std::resul
                         keep(mountpoint::remove_temporary(base, place, temporary));
                     }
                 }
-                Line::Made { place, id, .. } | Line::Hold { place, id } => {
-                    keep(mountpoint::release(runtime, base(place.within), &record.name, place, *id));
+                Line::Made { place, file, .. } | Line::Hold { place, file } => {
+                    keep(mountpoint::release(runtime, base(place.within), &record.name, place, *file));
                 }
-                Line::MakingVolume { role, id } if !done => keep(remove_volume(work_dir, role, id)),
-                Line::MakingVolume { .. } | Line::Done { .. } => {}
+                Line::MakingVolume { role, temporary } => keep(discard_volume(work_dir, role, temporary)),
+                // Announced before anything is made in it, so it comes after all of that here.
+                Line::Sandbox { path, made, remove_at_stop } if (done && *remove_at_stop) || (!done && *made) => {
+                    keep(sandbox::remove(Path::new(path)));
+                }
+                Line::Sandbox { .. } | Line::Done { .. } => {}
             }
-        }
-        if let Some(sandbox) = &header.sandbox
-            && ((done && sandbox.remove_at_stop) || (!done && sandbox.made))
-        {
-            keep(sandbox::remove(Path::new(&sandbox.path)));
         }
     }
     if errors.is_empty()
@@ -81,15 +80,16 @@ fn open_base(base: &Base) -> Option<OwnedFd> {
     (sys::stat(&fd).ok()?.id == base.id).then_some(fd)
 }
 
-fn remove_volume(work_dir: &Path, role: &str, id: &str) -> Result<()> {
+fn discard_volume(work_dir: &Path, role: &Role, temporary: &str) -> Result<()> {
     match Store::open(work_dir, Missing::Tell)? {
         None => Ok(()),
-        Some(store) => store.remove_empty(&Role::parse(role)?, &VolumeId::parse(id)?),
+        Some(store) => store.discard(role, temporary),
     }
 }
 
 /// Undoes the records of at most two containers that are gone and whose poststop never came (crun after a failed
-/// create, podman after a missing command). What fails is only logged: it is not this container's fault.
+/// create, podman after a missing command). What fails is only logged: it is not this container's fault. A record that
+/// would take a used sandbox with it is left to its own hooks, since that may take longer than a start may.
 pub fn reap(runtime: &RuntimeDir, own_name: &str, turn: u64, work_dir: &Path) {
     let names = match crate::tree::some_names(&runtime.records, NAMES) {
         Ok(names) => names,
@@ -117,8 +117,7 @@ fn reap_one(runtime: &RuntimeDir, name: &str, work_dir: &Path) -> std::result::R
     let one = |error: Error| vec![error];
     let Some(record) = Record::open(runtime, name, Open::Idle).map_err(one)? else { return Ok(false) };
     if let Some(header) = &record.header {
-        // Without a pid namespace of its own a container may live on in other processes than its init.
-        if !header.own_pid_namespace || header.init.lives().map_err(one)? {
+        if header.may_live().map_err(one)? || record.removes_sandbox() {
             return Ok(false);
         }
     }

@@ -12,7 +12,7 @@ use crate::error::{Because, Cause, Error, Result};
 use crate::mountinfo;
 use crate::request::container_path::ContainerPath;
 use crate::request::names::{RESERVED, Role, VolumeId};
-use crate::sys::{self, Resolve, Stat};
+use crate::sys::{self, FileId, Resolve, Stat};
 use crate::tree;
 use crate::trusted::{self, Missing};
 
@@ -99,43 +99,48 @@ impl Store {
     ///
     /// # Errors
     /// [`Cause::VolumeExists`], [`Cause::ConfigUnsafe`], [`Cause::VolumeUnavailable`].
-    pub fn create(&self, role: &Role, id: &VolumeId, new: NewVolume) -> Result<OwnedFd> {
+    pub fn create(&self, role: &Role, id: &VolumeId, new: NewVolume) -> Result<()> {
+        let temporary = format!("{RESERVED}new.{}", std::process::id());
+        self.discard(role, &temporary)?;
+        let unnamed = self.make(role, id, temporary, new)?;
+        unnamed.publish().inspect_err(|_| {
+            if let Err(left) = self.discard(role, &unnamed.temporary) {
+                log::error!("{left}");
+            }
+        })
+    }
+
+    /// Makes a volume that has not got its id yet. Nobody can find it until it is published.
+    ///
+    /// # Errors
+    /// [`Cause::ConfigUnsafe`], [`Cause::VolumeUnavailable`].
+    pub fn make(&self, role: &Role, id: &VolumeId, temporary: String, new: NewVolume) -> Result<Unnamed> {
         let doing = || format!("{} cannot be made", self.path_of(role, id).display());
         let parents = Missing::Make(if new.reachable { 0o711 } else { 0o700 });
         let Some(directory) = self.open_role(role, parents)? else {
             return Err(Error::new(Cause::VolumeUnavailable, doing()));
         };
-        let temporary = format!("{RESERVED}new.{}", std::process::id());
-        tree::remove(&directory, OsStr::new(&temporary)).because(Cause::VolumeUnavailable, doing)?;
-        sys::mkdir_at(&directory, &temporary, 0o700).because(Cause::VolumeUnavailable, doing)?;
-        let finish = || -> sys::Result<OwnedFd> {
+        let make = || -> sys::Result<OwnedFd> {
+            sys::mkdir_at(&directory, &temporary, 0o700)?;
             let fd = sys::open_dir(&directory, Path::new(&temporary), Resolve::BeneathNoLinks)?;
             sys::chown(&fd, new.owner.0, new.owner.1)?;
             sys::chmod(&fd, new.mode)?;
             sys::fsync(&fd)?;
-            sys::rename_new(&directory, OsStr::new(&temporary), &directory, OsStr::new(id.as_str()))?;
-            sys::fsync(sys::open_dir(&directory, Path::new("."), Resolve::BeneathNoLinks)?)?;
             Ok(fd)
         };
-        finish().map_err(|error| {
-            let cause = if error.errno == Errno::EEXIST { Cause::VolumeExists } else { Cause::VolumeUnavailable };
-            let what = format!("{}: {error}", doing());
-            match tree::remove(&directory, OsStr::new(&temporary)) {
-                Ok(()) => Error::new(cause, what),
-                Err(left) => Error::new(cause, format!("{what}, and {temporary} is left: {left}")),
-            }
-        })
+        let fd = make().because(Cause::VolumeUnavailable, doing)?;
+        Ok(Unnamed { directory, temporary, id: id.clone(), fd })
     }
 
-    /// Removes a volume that is empty; for a prestart that made it and then failed.
+    /// Removes a volume that was made and not published, if it is there. It is empty.
     ///
     /// # Errors
     /// [`Cause::UndoIncomplete`].
-    pub fn remove_empty(&self, role: &Role, id: &VolumeId) -> Result<()> {
+    pub fn discard(&self, role: &Role, temporary: &str) -> Result<()> {
         let Some(directory) = self.open_role(role, Missing::Tell)? else { return Ok(()) };
-        match sys::unlink_at(&directory, OsStr::new(id.as_str()), true) {
-            Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ENOTEMPTY | Errno::EEXIST) => Ok(()),
-            answer => answer.because(Cause::UndoIncomplete, || format!("volume {id}")),
+        match sys::unlink_at(&directory, OsStr::new(temporary), true) {
+            Err(error) if error.errno == Errno::ENOENT => Ok(()),
+            answer => answer.because(Cause::UndoIncomplete, || format!("{temporary} of role {role}")),
         }
     }
 
@@ -165,34 +170,81 @@ impl Store {
         Ok(volumes)
     }
 
-    /// Deletes a volume and all its data. It is moved aside first, so that a kill halfway leaves either the
-    /// volume or a remainder that has no volume's name.
+    /// Deletes a volume and all its data, if it is still this directory. It is moved aside first, so that a kill
+    /// halfway leaves either the volume or a remainder that has no volume's name; the next destruction in its role
+    /// finishes that.
     ///
     /// # Errors
     /// [`Cause::VolumeUnavailable`] where there is none; [`Cause::VolumeUnsafe`] where something is mounted at or
     /// below it, before anything is moved.
-    pub fn destroy(&self, role: &Role, id: &VolumeId) -> Result<()> {
+    pub fn destroy(&self, role: &Role, id: &VolumeId, expected: FileId) -> Result<()> {
         let path = self.path_of(role, id);
-        let (Some(directory), Some(_)) = (self.open_role(role, Missing::Tell)?, self.find(role, id)?) else {
+        let Some(directory) = self.open_role(role, Missing::Tell)? else {
             return Err(crate::plan::unavailable(role, id));
         };
         let mounts = std::fs::read("/proc/self/mountinfo")
             .because(Cause::VolumeUnsafe, || "the mount table cannot be read".to_owned())?;
         if let Some(mount) = mountinfo::parse(&mounts).iter().find(|mount| mount.mount_point.starts_with(&path)) {
-            return Err(Error::new(
-                Cause::VolumeUnsafe,
-                format!("something is mounted at {}", mount.mount_point.display()),
-            )
-            .remedy(format!(
-                "umount {} first; nothing was deleted",
-                crate::plan::shell_word(&mount.mount_point.to_string_lossy())
-            )));
+            let point = mount.mount_point.to_string_lossy();
+            return Err(Error::new(Cause::VolumeUnsafe, format!("something is mounted at {point}"))
+                .remedy(format!("umount {} first; nothing was deleted", crate::plan::shell_word(&point))));
         }
-        let aside = format!("{RESERVED}destroyed.{}.{}", std::process::id(), id.as_str().len());
-        sys::rename_new(&directory, OsStr::new(id.as_str()), &directory, OsStr::new(&aside))
-            .because(Cause::VolumeUnsafe, || format!("{} cannot be moved aside", path.display()))?;
-        tree::remove(&directory, OsStr::new(&aside)).because(Cause::VolumeUnsafe, || {
-            format!("the volume was moved to {aside} beside it and is not wholly deleted")
+        let aside = format!("{RESERVED}destroyed.{}.{:x}", std::process::id(), expected.ino);
+        let (aside, name) = (OsStr::new(&aside), OsStr::new(id.as_str()));
+        let doing = || format!("{} cannot be moved aside", path.display());
+        sys::rename_new(&directory, name, &directory, aside).because(Cause::VolumeUnsafe, doing)?;
+        let moved = sys::stat_at(&directory, &aside.to_string_lossy()).because(Cause::VolumeUnsafe, doing)?;
+        if moved.id != expected {
+            sys::rename_new(&directory, aside, &directory, name).because(Cause::VolumeUnsafe, doing)?;
+            return Err(Error::new(Cause::VolumeUnsafe, format!("{} was replaced a moment ago", path.display()))
+                .remedy("look at it, and try again; nothing was deleted"));
+        }
+        self.finish_destroying(role)
+    }
+
+    /// Deletes what destructions in a role have moved aside, of earlier ones that were killed too.
+    ///
+    /// # Errors
+    /// [`Cause::VolumeUnsafe`].
+    pub fn finish_destroying(&self, role: &Role) -> Result<()> {
+        let Some(directory) = self.open_role(role, Missing::Tell)? else { return Ok(()) };
+        let doing = || format!("role {role}: a destroyed volume is not wholly deleted");
+        let directory_to_read = sys::open_dir(&directory, Path::new("."), Resolve::BeneathNoLinks);
+        for name in directory_to_read.and_then(|fd| tree::names(&fd)).because(Cause::VolumeUnsafe, doing)? {
+            if name.to_string_lossy().starts_with(&format!("{RESERVED}destroyed.")) {
+                tree::remove(&directory, &name).because(Cause::VolumeUnsafe, doing)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A volume without its id yet.
+#[derive(Debug)]
+pub struct Unnamed {
+    directory: OwnedFd,
+    temporary: String,
+    id: VolumeId,
+    /// Its directory.
+    pub fd: OwnedFd,
+}
+
+impl Unnamed {
+    /// Gives the volume its id. By descriptor, so that it works in every mount namespace.
+    ///
+    /// # Errors
+    /// [`Cause::VolumeExists`] where another was made meanwhile.
+    pub fn publish(&self) -> Result<()> {
+        let publish = || -> sys::Result<()> {
+            let (temporary, id) = (OsStr::new(&self.temporary), OsStr::new(self.id.as_str()));
+            sys::rename_new(&self.directory, temporary, &self.directory, id)?;
+            sys::fsync(sys::open_dir(&self.directory, Path::new("."), Resolve::BeneathNoLinks)?)
+        };
+        publish().map_err(|error| match error.errno {
+            Errno::EEXIST => {
+                Error::new(Cause::VolumeExists, format!("volume {} was made a moment ago", self.id)).remedy("try again")
+            }
+            _ => Error::new(Cause::VolumeUnavailable, format!("volume {} cannot be made: {error}", self.id)),
         })
     }
 }

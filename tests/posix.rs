@@ -12,6 +12,10 @@ use common::*;
 use nix::mount::{MsFlags, mount};
 use serde_json::json;
 
+/// Waits in the container until the test has put a file into its sandbox: `crun exec` has neither the container's user
+/// nor its working directory.
+const WAIT: &str = "while ! [ -e go ]; do sleep 0.02; done";
+
 /// Runs a test on a shared host with each runtime.
 fn each(test: fn(Runtime)) {
     for runtime in RUNTIMES {
@@ -135,7 +139,12 @@ fn what_a_container_puts_in_the_place_of_its_link_stays() {
             ("rm data; mkdir data; touch data/g", "data"),
             ("mv data moved; touch data", "data moved"),
         ] {
-            container.ask("db:data").run_shell(script).ok();
+            // Earlier, poststart would miss the link, and end the container.
+            container.ask("db:data").start(&format!("{WAIT}; {script}"));
+            fs::write(sandbox.join("go"), "").unwrap();
+            wait_for("it to end", || !container.is_running());
+            container.delete();
+            fs::remove_file(sandbox.join("go")).unwrap();
             assert_eq!(names(&sandbox).join(" "), left, "{script}");
             assert_eq!(names(&volume), ["f"]);
             lab.assert_clean();
@@ -170,10 +179,10 @@ fn an_overlay_of_the_host_is_refused() {
         let lab = Lab::new("filesystem/posix");
         lab.volume("db");
         let sandbox = sandbox(&lab, 0, "s");
+        // On one filesystem with the lower layer an overlay shows its inodes, and only the device differs.
         let layers = lab.dir.join("layers");
-        tmpfs(&layers, MsFlags::empty());
         for name in ["upper", "work"] {
-            fs::create_dir(layers.join(name)).unwrap();
+            fs::create_dir_all(layers.join(name)).unwrap();
         }
         let mut container = lab.container(runtime, "c");
         let options = format!("lowerdir=/,upperdir={0}/upper,workdir={0}/work", layers.display());
@@ -348,10 +357,11 @@ fn the_last_container_of_a_sandbox_takes_the_link_away() {
         for path in ["data", "a/b"] {
             let request = format!("db:{path}:shared");
             first.ask(&request).start("sleep 1000");
-            second.ask(&request).start("sleep 1000");
+            second.ask(&request).start(&format!("{WAIT}; echo {path} > {path}/n; rm go; sleep 1000"));
             first.delete();
             assert!(is_link(&sandbox.join(path)));
-            second.exec(&format!("echo {path} > {path}/n")).ok();
+            fs::write(sandbox.join("go"), "").unwrap();
+            wait_for("the second to have written", || !sandbox.join("go").exists());
             assert_eq!(fs::read_to_string(volume.join("n")).unwrap(), format!("{path}\n"));
             second.delete();
             assert!(names(&sandbox).is_empty());
@@ -366,33 +376,34 @@ fn users_cannot_enter_each_others_sandboxes_and_volumes_nor_list_their_parents()
         let lab = Lab::new("filesystem/posix");
         let volumes = [lab.volume("one"), lab.volume_of("eng/back", "two")];
         let sandboxes = [sandbox(&lab, 1000, "one"), sandbox(&lab, 1001, "two")];
-        let mut one = container(&lab, runtime, "one", 1000, &sandboxes[0]);
-        one.ask("one:data").start("echo secret > data/f; echo secret > f; sleep 1000");
-        let mut two = container(&lab, runtime, "two", 1001, &sandboxes[1]);
-        two.ask("two:data:role=eng/back").start("echo secret > data/f; echo secret > f; sleep 1000");
-        let there = |path: &PathBuf| fs::metadata(path.join("f")).is_ok_and(|stat| stat.len() > 0);
-        wait_for("both to have written", || volumes.iter().chain(&sandboxes).all(there));
-        let tell = |place: &Path| {
-            format!(
-                "(cd '{0}' && echo entered; ls '{0}' && echo listed; cat '{0}/f'; touch '{0}/g' && echo written) 2>/dev/null;",
-                place.display()
-            )
-        };
-        let tell = |me: &Container, place: &Path| me.exec(&tell(place));
-        for (me, own, other) in [(&one, 0, 1), (&two, 1, 0)] {
-            for kind in [&volumes, &sandboxes] {
-                let own = tell(me, &kind[own]);
-                assert!(["entered", "listed", "secret", "written"].iter().all(|w| own.out.contains(w)), "{own:?}");
-                assert_eq!(tell(me, &kind[other]).out, "", "{}", kind[other].display());
+        let requests = ["one:data", "two:data:role=eng/back"];
+        let mut containers = [0, 1].map(|me| {
+            // Every place, with what this user can do there.
+            let mut places = Vec::new();
+            for pair in [&volumes, &sandboxes] {
+                places.push((pair[me].as_path(), "entered\nlisted\nsecret\nwritten\n"));
+                places.push((pair[1 - me].as_path(), ""));
+                let parents = pair.iter().flat_map(|path| path.ancestors().skip(1));
+                places.extend(parents.filter(|path| path.starts_with(lab.work()) && *path != lab.work()).map(|path| (path, "entered\n")));
             }
-            for parent in volumes.iter().chain(&sandboxes).flat_map(|path| path.ancestors().skip(1)) {
-                if parent != lab.work() && parent.starts_with(lab.work()) {
-                    assert_eq!(tell(me, parent).out, "entered\n", "{}", parent.display());
-                }
+            let (mut script, mut expected) = (format!("echo secret > f; echo secret > data/f; {WAIT};"), String::new());
+            for (path, can) in places {
+                let path = path.display();
+                script.push_str(&format!("echo '{path}'; (cd '{path}' && echo entered; ls '{path}' >/dev/null && echo listed; cat '{path}/f'; touch '{path}/g' && echo written) 2>/dev/null;"));
+                expected.push_str(&format!("{path}\n{can}"));
             }
+            let mut container = container(&lab, runtime, ["one", "two"][me], 1000 + me as u32, &sandboxes[me]);
+            container.ask(requests[me]).start(&format!("{script} echo done; sleep 1000"));
+            (container, expected + "done\n")
+        });
+        let written = |path: &PathBuf| fs::metadata(path.join("f")).is_ok_and(|stat| stat.len() > 0);
+        wait_for("both to have written", || volumes.iter().chain(&sandboxes).all(written));
+        for (index, (container, expected)) in containers.iter_mut().enumerate() {
+            fs::write(sandboxes[index].join("go"), "").unwrap();
+            wait_for("it to have tried", || container.output().ends_with("done\n"));
+            assert_eq!(container.output(), *expected);
+            container.delete();
         }
-        one.delete();
-        two.delete();
         lab.assert_clean();
     });
 }

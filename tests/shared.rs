@@ -326,9 +326,9 @@ fn a_container_in_the_hosts_mount_namespace_is_refused() {
 #[test]
 fn e13_nothing_leaks_to_the_host() {
     on_both(|host| {
-        for (runtime, propagation) in
-            RUNTIMES.into_iter().flat_map(|runtime| [None, Some("rslave"), Some("rprivate")].map(|p| (runtime, p)))
-        {
+        // "slave" and "private" leave the mounts below `/` shared.
+        let propagations = [None, Some("rslave"), Some("rprivate"), Some("slave"), Some("private")];
+        for (runtime, propagation) in RUNTIMES.into_iter().flat_map(|runtime| propagations.map(|p| (runtime, p))) {
             let lab = Lab::new("filesystem/shared");
             let (volume, at, inside) = (lab.volume("db"), directory(&lab, "at"), directory(&lab, "host/inside"));
             fs::create_dir(volume.join("inside")).unwrap();

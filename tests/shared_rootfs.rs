@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,13 @@ fn each(test: fn(Runtime)) {
     for runtime in RUNTIMES {
         on(Host::Shared, move || test(runtime));
     }
+}
+
+/// A root filesystem without its programs.
+fn look(rootfs: &Path) -> BTreeMap<String, String> {
+    let mut all = manifest(rootfs);
+    all.retain(|path, _| !path.contains("/bin/"));
+    all
 }
 
 fn rootfs(lab: &Lab) -> PathBuf {
@@ -69,13 +77,13 @@ fn the_other_container_at_the_same_path_keeps_its_volume() {
             if there {
                 fs::create_dir(rootfs.join("d")).unwrap();
             }
-            let before = manifest(&rootfs);
+            let before = look(&rootfs);
             let volumes = [lab.volume("one"), lab.volume("two")];
             let mut containers = ["one", "two"].map(|id| container(&lab, runtime, id, &rootfs, &format!("{id}:/d")));
             stop_one(&mut containers, stopped, "/d", &volumes);
             assert!(rootfs.join("d").is_dir() && names(&rootfs.join("d")).is_empty(), "a write went to the rootfs");
-            containers.each_mut().map(Container::delete);
-            assert_eq!(manifest(&rootfs), before);
+            containers.iter_mut().for_each(|container| drop(container.delete()));
+            assert_eq!(look(&rootfs), before);
             lab.assert_clean();
         }
     });
@@ -87,7 +95,7 @@ fn the_other_container_below_a_shared_parent_keeps_its_volume() {
         for stopped in [0, 1] {
             let lab = Lab::new("filesystem/linux");
             let rootfs = rootfs(&lab);
-            let before = manifest(&rootfs);
+            let before = look(&rootfs);
             let volumes = [lab.volume("one"), lab.volume("two")];
             let parent = lab.volume("parent");
             fs::create_dir(parent.join("child")).unwrap();
@@ -96,8 +104,8 @@ fn the_other_container_below_a_shared_parent_keeps_its_volume() {
                 .map(|id| container(&lab, runtime, id, &rootfs, &format!("parent:/p:shared;{id}:/p/child")));
             stop_one(&mut containers, stopped, "/p/child", &volumes);
             assert_eq!(manifest(&parent), parent_before, "a write went to the parent volume");
-            containers.each_mut().map(Container::delete);
-            assert_eq!([manifest(&parent), manifest(&rootfs)], [parent_before, before]);
+            containers.iter_mut().for_each(|container| drop(container.delete()));
+            assert_eq!([manifest(&parent), look(&rootfs)], [parent_before, before]);
             lab.assert_clean();
         }
     });
@@ -111,7 +119,7 @@ fn mount_points_go_with_the_last_container_and_not_before() {
         let rootfs = rootfs(&lab);
         fs::create_dir_all(rootfs.join("srv/there")).unwrap();
         fs::set_permissions(rootfs.join("srv/there"), PermissionsExt::from_mode(0o700)).unwrap();
-        let before = manifest(&rootfs);
+        let before = look(&rootfs);
         let paths = ["a/b/c", "a/other", "a", "srv/there", "srv/new/x", "a/b/c"];
         for order in [[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [2, 0, 4, 5, 3, 1]] {
             let mut containers: Vec<Container> = Vec::new();
@@ -128,8 +136,34 @@ fn mount_points_go_with_the_last_container_and_not_before() {
                     containers[number].exec(&format!("grep -q ' /{} ' /proc/self/mountinfo", paths[number])).ok();
                 }
             }
-            assert_eq!(manifest(&rootfs), before, "{order:?}");
+            assert_eq!(look(&rootfs), before, "{order:?}");
             lab.assert_clean();
+        }
+    });
+}
+
+#[test]
+fn mount_points_beside_and_below_each_other_go_with_their_container() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        ["one", "two", "three"].map(|id| lab.volume(id));
+        let rootfs = rootfs(&lab);
+        let before = look(&rootfs);
+        let mut other = container(&lab, runtime, "other", &rootfs, "one:/a/b/c");
+        for request in
+            ["one:/a/b;two:/a/c", "one:/a/b/c;two:/a/b/d;three:/a/e/f", "one:/a/b/c/d;two:/a/b/d", "one:x/y;two:x/z"]
+        {
+            container(&lab, runtime, "c", &rootfs, request).run_shell("true").ok();
+            assert_eq!(look(&rootfs), before, "{request}");
+            lab.assert_clean();
+            other.start("sleep 1000");
+            container(&lab, runtime, "c", &rootfs, request).run_shell("true").ok();
+            other.delete();
+            assert_eq!(look(&rootfs), before, "{request} beside another container");
+            lab.assert_clean();
+        }
+        for sandbox in lab.sandboxes("local") {
+            assert!(names(&lab.work().join("sandboxes/local").join(sandbox)).is_empty());
         }
     });
 }
@@ -146,7 +180,7 @@ fn a_container_that_died_unnoticed_does_not_keep_its_mount_point() {
         for path in ["/a/b", "/a", "/other"] {
             let lab = Lab::new("filesystem/linux");
             let rootfs = rootfs(&lab);
-            let before = manifest(&rootfs);
+            let before = look(&rootfs);
             let volume = lab.volume("db");
             die(&lab, container(&lab, runtime, "dead", &rootfs, "db:/a/b"));
             assert!(rootfs.join("a/b").is_dir());
@@ -156,7 +190,7 @@ fn a_container_that_died_unnoticed_does_not_keep_its_mount_point() {
             next.exec(&writes(&format!("{path}/f"), "100")).ok();
             assert_eq!(size(&volume.join("f")), 100);
             next.delete();
-            assert_eq!(manifest(&rootfs), before, "{path}");
+            assert_eq!(look(&rootfs), before, "{path}");
             lab.assert_clean();
         }
     });
@@ -167,7 +201,7 @@ fn crun_without_poststop_does_not_keep_its_mount_point() {
     on(Host::Shared, || {
         let lab = Lab::new("filesystem/linux");
         let rootfs = rootfs(&lab);
-        let before = manifest(&rootfs);
+        let before = look(&rootfs);
         lab.volume("db");
         let mut live = container(&lab, Runtime::Crun, "live", &rootfs, "db:/a/b");
         live.start("sleep 1000");
@@ -181,7 +215,7 @@ fn crun_without_poststop_does_not_keep_its_mount_point() {
         for _ in 0..2 {
             container(&lab, Runtime::Crun, "next", &rootfs, "db:/d").run_shell("true").ok();
         }
-        assert_eq!(manifest(&rootfs), before);
+        assert_eq!(look(&rootfs), before);
         lab.assert_clean();
     });
 }
@@ -220,7 +254,7 @@ fn many_at_once_on_one_rootfs_keep_their_volumes_and_leave_nothing() {
     each(|runtime| {
         let lab = Lab::new("filesystem/linux");
         let rootfs = rootfs(&lab);
-        let before = manifest(&rootfs);
+        let before = look(&rootfs);
         let volumes: Vec<PathBuf> = (0..CONTAINERS).map(|number| lab.volume(&format!("v{number}"))).collect();
         let mut containers: Vec<Container> = (0..CONTAINERS)
             .map(|number| container(&lab, runtime, &format!("c{number}"), &rootfs, &format!("v{number}:/a/d")))
@@ -231,7 +265,7 @@ fn many_at_once_on_one_rootfs_keep_their_volumes_and_leave_nothing() {
                     scope.spawn(|| container.run_shell(&writes("/a/d/f", &WRITES.to_string())).ok());
                 }
             });
-            assert_eq!(manifest(&rootfs), before, "round {round}");
+            assert_eq!(look(&rootfs), before, "round {round}");
             lab.assert_clean();
             for volume in &volumes {
                 assert_eq!(size(&volume.join("f")) as usize, round * WRITES, "{}", volume.display());

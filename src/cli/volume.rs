@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::container::Identity;
 use crate::error::{Because, Cause, Error, Result};
 use crate::plan::unavailable;
-use crate::record::{Header, Line};
+use crate::record::{Header, Line, VERSION};
 use crate::request::names::{Role, VolumeId};
 use crate::runtime_dir::RuntimeDir;
 use crate::sys::{self, FileId};
@@ -201,6 +201,7 @@ fn inspect(arguments: &Named, config: &Config, json: bool) -> Result<()> {
 fn destroy(arguments: &Destroy, config: &Config, json: bool) -> Result<()> {
     let (role, id) = arguments.named.resolve(config)?;
     let store = Store::open(&config.work_dir, Missing::Tell)?.ok_or_else(|| unavailable(&role, &id))?;
+    store.finish_destroying(&role)?;
     let fd = store.find(&role, &id)?.ok_or_else(|| unavailable(&role, &id))?;
     let file = sys::stat(&fd).because(Cause::VolumeUnavailable, || id.to_string())?.id;
     drop(fd);
@@ -211,7 +212,7 @@ fn destroy(arguments: &Destroy, config: &Config, json: bool) -> Result<()> {
         // The answer may have taken its time.
         refuse_in_use(config, file)?;
     }
-    store.destroy(&role, &id)?;
+    store.destroy(&role, &id, file)?;
     if json {
         show::json(&serde_json::json!({ "role": role, "id": id, "path": path, "destroyed": true }))
     } else {
@@ -258,21 +259,37 @@ struct Holder {
     starting: bool,
 }
 
-/// Every live container with a record. For people's commands only: it reads all records.
+/// Every container with a record that may live. For people's commands only: it reads all records.
+///
+/// # Errors
+/// [`Cause::VolumeInUse`] where a record cannot be understood: it may hold anything.
 fn holders(config: &Config) -> Result<Vec<Holder>> {
     let mut holders = Vec::new();
     let Some(runtime) = RuntimeDir::open_existing(&config.runtime_dir)? else { return Ok(holders) };
     let doing = || "records cannot be read".to_owned();
     for name in tree::names(&runtime.records).because(Cause::RuntimeDir, doing)? {
-        let Some(name) = name.to_str() else { continue };
+        let name = name.to_string_lossy();
         // Not locked: a hook must never wait for somebody who is looking.
-        let Ok(fd) = sys::open_file_at(&runtime.records, name, nix::fcntl::OFlag::O_RDONLY, 0) else { continue };
-        let text = crate::read::at_most(fd.into(), 4 << 20).because(Cause::RuntimeDir, doing)?;
+        let fd = match sys::open_file_at(&runtime.records, &name, nix::fcntl::OFlag::O_RDONLY, 0) {
+            Err(error) if error.errno == nix::errno::Errno::ENOENT => continue,
+            answer => answer.because(Cause::RuntimeDir, doing)?,
+        };
+        let text = crate::read::at_most(fd.into(), crate::runtime_dir::LARGEST).because(Cause::RuntimeDir, doing)?;
+        let unclear = || {
+            Error::new(Cause::VolumeInUse, format!("record {name} cannot be understood, so what it holds is unknown"))
+                .remedy("use the fs-isolator that wrote it; nothing was changed")
+        };
         let text = String::from_utf8_lossy(&text);
         let mut lines = text.lines();
-        let Some(header) = lines.next().and_then(|line| serde_json::from_str::<Header>(line).ok()) else { continue };
-        // Without a pid namespace of its own, other processes of the container may outlive its init.
-        if header.own_pid_namespace && !header.init.lives()? {
+        let Some(first) = lines.next() else {
+            holders.push(Holder { id: name.into_owned(), volumes: Vec::new(), starting: true });
+            continue;
+        };
+        let header: Header = serde_json::from_str(first).map_err(|_| unclear())?;
+        if header.version > VERSION {
+            return Err(unclear());
+        }
+        if !header.may_live()? {
             continue;
         }
         let done = lines.filter_map(|line| serde_json::from_str(line).ok()).find_map(|line| match line {

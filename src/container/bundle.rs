@@ -148,7 +148,9 @@ impl BundleConfig {
             cwd,
             sys_admin,
             mounts: spec.mounts.unwrap_or_default().into_iter().map(BundleMount::from).collect(),
-            own_pid_namespace: namespaces.iter().any(|namespace| namespace.kind == "pid" && namespace.path.is_none()),
+            own_pid_namespace: namespaces
+                .iter()
+                .any(|namespace| namespace.kind == "pid" && namespace.path.as_deref().unwrap_or_default().is_empty()),
             mount_namespace: has("mount"),
             user_namespace: has("user"),
             joined: namespaces.iter().filter_map(|namespace| namespace.path.clone()).collect(),

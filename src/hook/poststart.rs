@@ -32,9 +32,10 @@ pub fn run(state: &State, config: &Config, name: &str) -> Result<()> {
     let Some((header, attachments)) = served else {
         return without_prestart(state, config);
     };
-    let Some(pidfd) = header.init.find()? else {
-        log::info!("the container has ended already");
-        return Ok(());
+    // A record may be of an earlier container of this id and bundle, whose poststop never came.
+    let pidfd = match header.init.find()? {
+        Some(pidfd) if state.pid == Some(header.init.pid) => pidfd,
+        _ => return without_prestart(state, config),
     };
     let pid = header.init.pid;
     let answer = check_all(pid, attachments);
@@ -62,7 +63,10 @@ fn without_prestart(state: &State, config: &Config) -> Result<()> {
     }
     match sys::pidfd_open(state.init_pid()?) {
         Ok(pidfd) if !has_ended(&pidfd) => end(&pidfd),
-        _ => return Ok(()),
+        _ => {
+            log::info!("the container has ended already");
+            return Ok(());
+        }
     }
     Err(Error::new(Cause::NotAsAsked, "it asks for volumes, and no prestart hook has served it")
         .remedy("see whether fs-isolator-prestart is installed and registered beside fs-isolator-poststart"))
@@ -121,7 +125,7 @@ fn check(root: &OwnedFd, mounts: &[Mount], wanted: &Attached) -> Result<()> {
     let Some(mount) = mounts.iter().find(|mount| mount.id == stat.mount) else {
         return differs("lies on a mount that the container does not have");
     };
-    if let (Some(group), None) = (mount.shared, mount.master)
+    if let Some(group) = mount.shared
         && is_host_group(group)?
     {
         return differs("is shared with the host, which would see the container's mounts");
@@ -137,8 +141,8 @@ fn check(root: &OwnedFd, mounts: &[Mount], wanted: &Attached) -> Result<()> {
     Ok(())
 }
 
-/// Whether a mount of the host has this peer group. A container's mount that is shared and has no master is rare,
-/// so only then the host's table is read.
+/// Whether a mount of the host has this peer group. A container's mount that is shared is rare, and only then the
+/// host's table is read.
 fn is_host_group(group: u64) -> Result<bool> {
     let table = std::fs::read("/proc/self/mountinfo").because(Cause::NotAsAsked, || "the mount table".to_owned())?;
     Ok(mountinfo::parse(&table).iter().any(|mount| mount.shared == Some(group)))

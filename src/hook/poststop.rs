@@ -11,19 +11,20 @@ use crate::{logging, undo};
 ///
 /// # Errors
 /// [`Cause::UndoIncomplete`] after everything was tried.
-pub fn run(config: &Config, name: &str) -> Result<()> {
+pub fn run(id: &str, config: &Config, name: &str) -> Result<()> {
     let Some(runtime) = RuntimeDir::open_existing(&config.runtime_dir)? else { return Ok(()) };
     let Some(record) = Record::open(&runtime, name, Open::Existing)? else { return Ok(()) };
     if let Some(header) = &record.header
-        && header.init.lives()?
+        && header.may_live()?
     {
-        log::info!("the container's init lives (process {}): nothing is undone", header.init.pid);
+        log::info!("the container lives, or may live (process {}): nothing is undone", header.init.pid);
         return Ok(());
     }
     undo::undo(&runtime, record, &config.work_dir).map_err(|errors| {
-        errors.iter().for_each(|error| log::error!("{error}"));
-        Error::new(Cause::UndoIncomplete, format!("{} of the steps failed", errors.len()))
+        let count = errors.len();
+        errors.into_iter().for_each(|error| log::error!("{}", error.container(id)));
+        Error::new(Cause::UndoIncomplete, format!("{count} of the steps failed"))
     })?;
-    logging::discard();
+    logging::discard(&runtime, name);
     Ok(())
 }

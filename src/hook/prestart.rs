@@ -1,22 +1,22 @@
 //! prestart: attaches what the container asks for, or leaves nothing behind and fails.
 #![forbid(unsafe_code)]
 
-use std::fs::File;
-use std::os::fd::OwnedFd;
-
 use crate::attach::HostRoot;
 use crate::config::Config;
 use crate::container::State;
 use crate::error::{Because, Cause, Error, Result};
-use crate::init::Live;
+use crate::init::{self, Live};
 use crate::intake::{self, Bundle};
 use crate::isolator::{self, Job};
-use crate::plan::{Plan, Sandbox};
-use crate::record::{self, Header, Line, Record, SandboxRecord};
+use crate::plan::{self, Origin, Plan};
+use crate::record::{self, Base, Header, Line, Record};
 use crate::runtime_dir::{Open, RuntimeDir};
 use crate::trusted::Missing;
 use crate::volume::Store;
-use crate::{sandbox, sys, undo};
+use crate::{cgroup, sys, undo};
+
+/// Two containers that make one missing volume at once are both served; so many are too.
+const TRIES: usize = 8;
 
 /// Runs the hook.
 ///
@@ -28,23 +28,53 @@ pub fn run(state: &State, config: &Config, name: &str) -> Result<()> {
     let plan = intake::plan(&state.id, &state.annotations, &bundle.path, &bundle.config, config)?;
     let Some(plan) = plan else { return Ok(()) };
     let live = Live::open(state.init_pid()?)?;
+    let home = init::own_mount_namespace()?;
     let host_root = HostRoot::find(&bundle.fd, &bundle.path, &bundle.config.root)?;
+    let store = open_store(&plan, config)?;
     let runtime = RuntimeDir::open(&config.runtime_dir)?;
-    let Some(mut record) = open_record(&runtime, name, &live, config)? else { return Ok(()) };
-    let answer = execute(state, config, &plan, &live, &host_root, &runtime, &mut record, &proc_fds);
-    match answer {
-        Ok(()) => {
+    let mut tries = 0;
+    loop {
+        let Some(mut record) = open_record(&runtime, name, &live, config)? else { return Ok(()) };
+        let mut job = Job {
+            plan: &plan,
+            config,
+            live: &live,
+            home: &home,
+            host_root: &host_root,
+            store: &store,
+            runtime: &runtime,
+            record: &mut record,
+            proc_fds: &proc_fds,
+        };
+        let Err(error) = execute(state, &mut job) else {
             drop(record);
             undo::reap(&runtime, name, live.init.start, &config.work_dir);
-            Ok(())
+            return Ok(());
+        };
+        if let Err(left) = undo::undo(&runtime, record, &config.work_dir) {
+            left.into_iter().for_each(|left| log::error!("{}", left.container(&state.id)));
+            return Err(error);
         }
-        Err(error) => {
-            if let Err(left) = undo::undo(&runtime, record, &config.work_dir) {
-                left.iter().for_each(|left| log::error!("{}", left.clone().container(&state.id)));
-            }
-            Err(error)
+        tries += 1;
+        // Another container made the same missing volume at the same time: now it is there.
+        if error.cause() != Cause::VolumeExists || tries == TRIES {
+            return Err(error);
         }
     }
+}
+
+/// Opens `work_dir`, and makes it only for a container that does not ask for a volume in it.
+fn open_store(plan: &Plan, config: &Config) -> Result<Store> {
+    if let Some(store) = Store::open(&config.work_dir, Missing::Tell)? {
+        return Ok(store);
+    }
+    for attachment in &plan.attachments {
+        if let (Origin::Volume { role, id, .. }, false) = (&attachment.from, plan.create_missing_volumes) {
+            return Err(plan::unavailable(role, id).volume(&attachment.label));
+        }
+    }
+    Store::open(&config.work_dir, Missing::Make(0o755))?
+        .ok_or_else(|| Error::new(Cause::Sandbox, format!("{} cannot be made", config.work_dir.display())))
 }
 
 /// Opens this container's record; `None` where this very init has been served already (a hook that is registered
@@ -57,71 +87,36 @@ fn open_record(runtime: &RuntimeDir, name: &str, live: &Live, config: &Config) -
             if record.attachments().is_some() {
                 return Ok(None);
             }
-        } else if header.init.lives()? {
+        } else if header.may_live()? {
             return Err(Error::new(
                 Cause::RecordConflict,
-                format!("process {} lives, with the same id and bundle", header.init.pid),
+                format!("process {} lives, or others of its container, with the same id and bundle", header.init.pid),
             ));
         }
         // An earlier attempt that was killed, or a container that is gone and whose poststop has not come.
-        undo::undo(runtime, record, &config.work_dir).map_err(|mut errors| errors.remove(0))?;
+        undo::undo(runtime, record, &config.work_dir).map_err(|mut errors| {
+            let last = errors.pop();
+            errors.iter().for_each(|error| log::error!("{error}"));
+            last.unwrap_or_else(|| Error::new(Cause::UndoIncomplete, "an earlier container cannot be undone"))
+        })?;
     }
 }
 
-#[allow(clippy::too_many_arguments)]
-fn execute(
-    state: &State,
-    config: &Config,
-    plan: &Plan,
-    live: &Live,
-    host_root: &HostRoot,
-    runtime: &RuntimeDir,
-    record: &mut Record,
-    proc_fds: &OwnedFd,
-) -> Result<()> {
-    let store = Store::open(&config.work_dir, Missing::Make(0o755))?
-        .ok_or_else(|| Error::new(Cause::Sandbox, format!("{} cannot be made", config.work_dir.display())))?;
-    let own = match plan.sandbox {
-        Sandbox::Own => Some(sandbox::Own::find(&store, plan.manager, &record.name)?),
-        _ => None,
-    };
-    let sandbox = match (&own, &plan.sandbox) {
-        (Some(own), _) => Some(SandboxRecord {
-            path: own.path.to_string_lossy().into_owned(),
-            made: own.missing,
-            remove_at_stop: plan.sandbox_retention == 0,
-        }),
-        (None, Sandbox::WorkingDirectory(path)) => {
-            Some(SandboxRecord { path: path.clone(), made: false, remove_at_stop: false })
-        }
-        (None, _) => None,
-    };
-    record.begin(Header {
+/// Writes down who and where, executes the plan, and writes down that it is done.
+fn execute(state: &State, job: &mut Job<'_>) -> Result<()> {
+    let root = Base { path: job.host_root.path.to_string_lossy().into_owned(), id: job.host_root.id };
+    job.record.begin(Header {
         version: record::VERSION,
         id: state.id.clone(),
         bundle: state.bundle.clone(),
-        manager: plan.manager,
-        identity: plan.identity.clone(),
-        isolator: plan.isolator,
-        init: live.init.clone(),
-        own_pid_namespace: plan.own_pid_namespace,
-        root: record::Base { path: host_root.path.to_string_lossy().into_owned(), id: host_root.id },
-        sandbox,
+        manager: job.plan.manager,
+        identity: job.plan.identity.clone(),
+        isolator: job.plan.isolator,
+        init: job.live.init.clone(),
+        own_pid_namespace: job.plan.own_pid_namespace,
+        cgroup: if job.plan.own_pid_namespace { None } else { cgroup::of(job.live.init.pid) },
+        root,
     })?;
-    let home: OwnedFd =
-        File::open("/proc/self/ns/mnt").because(Cause::AttachFailed, || "/proc/self/ns/mnt".to_owned())?.into();
-    let mut job = Job {
-        plan,
-        config,
-        live,
-        home: &home,
-        host_root,
-        store: &store,
-        sandbox: own.as_ref(),
-        runtime,
-        record,
-        proc_fds,
-    };
-    let attachments = isolator::attach(&mut job)?;
-    record.add(Line::Done { attachments })
+    let attachments = isolator::attach(job)?;
+    job.record.add(Line::Done { attachments })
 }

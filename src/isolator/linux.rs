@@ -17,8 +17,8 @@ use crate::sys::{self, MountAttributes, SetPropagation};
 /// See [`super::attach`].
 pub fn attach(job: &mut Job<'_>) -> Result<Vec<Attached>> {
     refuse_host_namespace(job)?;
-    let sandbox = job.sandbox.map(|sandbox| sandbox.open(job.plan.uid, job.plan.gid)).transpose()?;
-    mount_all(job, sandbox.as_ref(), false)
+    let sources = sources::open_all(job, |job| job.open_sandbox())?;
+    mount_all(job, sources, false)
 }
 
 /// With the hook's own namespace the host would be mounted on.
@@ -26,7 +26,7 @@ pub fn attach(job: &mut Job<'_>) -> Result<Vec<Attached>> {
 /// # Errors
 /// [`Cause::HostNamespace`].
 pub fn refuse_host_namespace(job: &Job<'_>) -> Result<()> {
-    if job.live.shares_my_namespace()? {
+    if job.live.shares_namespace(job.home)? {
         return Err(Error::new(
             Cause::HostNamespace,
             format!(
@@ -38,32 +38,21 @@ pub fn refuse_host_namespace(job: &Job<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Clones every source, enters the container and moves them to their places, all or none.
+/// Clones every source, enters the container and moves the clones to their places, all or none.
 ///
 /// # Errors
 /// See [`super::attach`].
-pub fn mount_all(
-    job: &mut Job<'_>,
-    sandbox: Option<&std::os::fd::OwnedFd>,
-    may_cover_mounts: bool,
-) -> Result<Vec<Attached>> {
-    let plan = job.plan;
-    let mut items: Vec<(&Attachment, Opened, Tree)> = Vec::with_capacity(plan.attachments.len());
-    for attachment in &plan.attachments {
-        let named = |error: Error| error.volume(&attachment.label);
-        let opened = sources::open(job, attachment, sandbox).map_err(named)?;
+pub fn mount_all(job: &mut Job<'_>, sources: Vec<Opened>, may_cover_mounts: bool) -> Result<Vec<Attached>> {
+    let mut items: Vec<(&Attachment, Opened, Tree)> = Vec::with_capacity(sources.len());
+    for (attachment, opened) in job.plan.attachments.iter().zip(sources) {
         let propagation = match attachment.how {
             How::Mount { propagation, .. } => propagation,
             How::Link => Propagation::Private,
         };
-        let tree = Tree::clone_of(&opened.fd, attributes(attachment.how), propagation).map_err(named)?;
-        items.push((attachment, opened, tree));
+        let tree = Tree::clone_of(&opened.fd, attributes(attachment.how), propagation);
+        items.push((attachment, opened, tree.map_err(|error| error.volume(&attachment.label))?));
     }
     move_all(job, &items, may_cover_mounts)?;
-    // Last, because it is the one thing that a failure would leave behind.
-    for (attachment, opened, _) in &items {
-        opened.give_to_user(job, attachment)?;
-    }
     Ok(items.iter().map(|(attachment, opened, _)| opened.attached(attachment)).collect())
 }
 
@@ -75,16 +64,20 @@ fn move_all(job: &mut Job<'_>, items: &[(&Attachment, Opened, Tree)], may_cover_
             .because(Cause::AttachFailed, || "the container's mounts cannot be made slave".to_owned())?;
     }
     let mut points = MountPoints { runtime: job.runtime, record: job.record, proc_fds: job.proc_fds };
-    let user = (job.plan.uid, job.plan.gid);
+    let plan = job.plan;
     let mut moved = Moved::default();
     let mut all = || -> Result<()> {
         for (attachment, _, tree) in items {
             moved
-                .add(&inside, &mut points, attachment, tree, user, may_cover_mounts)
+                .add(&inside, &mut points, plan, attachment, tree, may_cover_mounts)
                 .map_err(|error| error.volume(&attachment.label))?;
         }
         for (attachment, _, tree) in items {
             moved.verify(&inside, attachment, tree).map_err(|error| error.volume(&attachment.label))?;
+        }
+        // Last, because these are what a failure would leave behind.
+        for (attachment, opened, _) in items {
+            opened.finish(plan, attachment).map_err(|error| error.volume(&attachment.label))?;
         }
         Ok(())
     };

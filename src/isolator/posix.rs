@@ -34,28 +34,26 @@ pub fn attach(job: &mut Job<'_>) -> Result<Vec<Attached>> {
     }
     let plan = job.plan;
     let mut items: Vec<(&Attachment, Opened, PathBuf)> = Vec::with_capacity(plan.attachments.len());
-    for attachment in &plan.attachments {
+    for (attachment, opened) in plan.attachments.iter().zip(sources::open_all(job, |_| Ok(None))?) {
         let named = |error: Error| error.volume(&attachment.label);
-        let opened = sources::open(job, attachment, None).map_err(named)?;
-        let path = sys::path_of(job.proc_fds, &opened.fd)
-            .because(Cause::AttachFailed, || "its path".to_owned())
-            .map_err(named)?;
+        let path = sys::path_of(job.proc_fds, &opened.fd).because(Cause::AttachFailed, || "its path".to_owned());
         if let (Origin::Volume { role, .. }, true) = (&attachment.from, plan.uid != 0) {
             check_passable(job, &role.directory()).map_err(named)?;
         }
-        items.push((attachment, opened, PathBuf::from(path)));
+        items.push((attachment, opened, PathBuf::from(path.map_err(named)?)));
     }
     let sandbox_id = sys::stat(&sandbox).because(Cause::PosixSandbox, || cwd.clone())?.id;
     check_visible(job, Path::new(cwd), sandbox_id, &items)?;
+    job.announce_sandbox(Path::new(cwd), false, false)?;
     let owner = (plan.uid, plan.gid);
     let base = Base { fd: &sandbox, within: Within::Sandbox, path: None, resolve: Resolve::BeneathNoLinks, owner };
     let mut points = MountPoints { runtime: job.runtime, record: job.record, proc_fds: job.proc_fds };
-    for (attachment, opened, path) in &items {
+    for (attachment, _, path) in &items {
         let Some(link) = &attachment.in_sandbox else { continue };
-        points.link(&base, link, path, opened.id).map_err(|error| error.volume(&attachment.label))?;
+        points.link(&base, link, path).map_err(|error| error.volume(&attachment.label))?;
     }
     for (attachment, opened, _) in &items {
-        opened.give_to_user(job, attachment)?;
+        opened.finish(plan, attachment).map_err(|error| error.volume(&attachment.label))?;
     }
     Ok(items.iter().map(|(attachment, opened, _)| opened.attached(attachment)).collect())
 }
@@ -84,7 +82,7 @@ fn check_visible(job: &Job<'_>, cwd: &Path, sandbox: FileId, items: &[(&Attachme
         }
         Ok(())
     };
-    if job.live.shares_my_namespace()? {
+    if job.live.shares_namespace(job.home)? {
         let root = sys::open_place(sys::cwd(), &job.host_root.path, Resolve::NoMagic)
             .because(Cause::BundleConfig, || "root.path cannot be opened".to_owned())?;
         return check(&root);

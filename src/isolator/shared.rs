@@ -10,7 +10,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-use super::{Job, linux};
+use super::{Job, linux, sources};
 use crate::attach::Inside;
 use crate::error::{Because, Cause, Error, Result};
 use crate::plan::Origin;
@@ -25,14 +25,18 @@ pub fn attach(job: &mut Job<'_>) -> Result<Vec<crate::record::Attached>> {
     log::warn!("filesystem/shared is deprecated: use filesystem/linux, which has private parts and images");
     linux::refuse_host_namespace(job)?;
     refuse_images(job)?;
-    let sandbox = job.sandbox.map(|sandbox| sandbox.open(job.plan.uid, job.plan.gid)).transpose()?;
-    if let Some(sandbox) = &sandbox {
-        for (path, covered) in covered(job)? {
-            make_folder(sandbox, &path, &covered)?;
+    let covered = covered(job)?;
+    let sources = sources::open_all(job, |job| {
+        let sandbox = job.open_sandbox()?;
+        if let Some(sandbox) = &sandbox {
+            for (path, like) in &covered {
+                make_folder(sandbox, path, like)?;
+            }
         }
-    }
+        Ok(sandbox)
+    })?;
     // A private /tmp covers a /tmp that is a mount of its own.
-    linux::mount_all(job, sandbox.as_ref(), true)
+    linux::mount_all(job, sources, true)
 }
 
 /// The container's root must be the host's.

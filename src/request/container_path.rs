@@ -1,6 +1,6 @@
 //! Where in the container a volume is wanted: the check that needs no kernel.
 //!
-//! What the path leads to in a real container is checked when it is resolved, in `resolve.rs`.
+//! What the path leads to in a real container is checked when it is resolved, in `mountpoint.rs`.
 #![forbid(unsafe_code)]
 
 use std::fmt;

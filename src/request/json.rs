@@ -24,8 +24,20 @@ pub fn parse(text: &str) -> Result<Vec<VolumeRequest>> {
     values
         .iter()
         .enumerate()
-        .map(|(index, value)| parse_one(value).map_err(|error| error.volume(format_args!("#{}", index + 1))))
+        .map(|(index, value)| parse_one(value).map_err(|error| error.volume(label(index, value))))
         .collect()
+}
+
+/// Names an element that may be anything: by id and path, as far as it has them.
+fn label(index: usize, value: &Value) -> String {
+    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str);
+    let id = text("/disk/persistence/id");
+    let path = text("/disk/volume/container_path").or_else(|| text("/container_path"));
+    match (id, path) {
+        (Some(id), Some(path)) => format!("{id}:{path}"),
+        (Some(one), None) | (None, Some(one)) => one.to_owned(),
+        (None, None) => format!("#{}", index + 1),
+    }
 }
 
 fn invalid(what: impl Into<String>) -> Error {
@@ -100,6 +112,9 @@ fn parse_resource(resource: &Object) -> Result<VolumeRequest> {
         if volume.get(key).is_some_and(|value| !value.is_null()) {
             return Err(invalid(format!("disk.volume has {key:?}, which a persistent volume must not have")));
         }
+    }
+    if resource.get("revocable").is_some_and(|value| !value.is_null()) {
+        return Err(invalid("a revocable disk cannot have a persistent volume"));
     }
     if resource.get("provider_id").is_some_and(|value| !value.is_null()) {
         return Err(Error::new(Cause::NotSupported, "the disk belongs to a resource provider (CSI)"));

@@ -95,17 +95,21 @@ impl Podman {
         self.run(&["inspect", "--format", &format!("{{{{{field}}}}}"), name]).ok().out.trim().to_owned()
     }
 
-    /// Sees that a command failed with this exit code of a hook and that no container started (its script says
-    /// STARTED), and gives the log, which is new after that.
+    /// Sees that a command failed with this exit code of a hook, and that no container started (its script says
+    /// STARTED).
     #[track_caller]
-    pub fn refused(&self, ran: &Ran, code: u8) -> String {
-        assert_eq!(ran.code, 126, "{ran:#?}");
-        assert!(!ran.out.contains("STARTED"), "{ran:#?}");
+    pub fn not_started(&self, ran: &Ran, code: u8) {
         let shown = match self.runtime {
             Runtime::Runc => format!("exit status {code},"),
             Runtime::Crun => format!("(exit code: {code})"),
         };
-        assert!(ran.err.contains(&shown), "not {code}: {ran:#?}");
+        assert!(ran.code == 126 && ran.err.contains(&shown) && !ran.out.contains("STARTED"), "not {code}: {ran:#?}");
+    }
+
+    /// The same, with the log that says so, which is new after that.
+    #[track_caller]
+    pub fn refused(&self, ran: &Ran, code: u8) -> String {
+        self.not_started(ran, code);
         let log = self.log();
         assert!(log.contains(&format!("[exit {code}]")), "{log}");
         log
