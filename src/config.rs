@@ -363,7 +363,7 @@ impl File {
             config.runtime_dir = absolute("runtime_dir", path)?;
         }
         if let Some(path) = self.sandbox_directory {
-            let path = ContainerPath::parse(&path).map_err(|error| invalid(format!("sandbox_directory: {error}")))?;
+            let path = ContainerPath::parse(&path).map_err(|error| error.in_configuration("sandbox_directory"))?;
             if !path.is_absolute() {
                 return Err(invalid("sandbox_directory is not absolute".to_owned()));
             }
@@ -386,7 +386,12 @@ impl File {
             }
             config.request_token = Some(token);
         }
-        config.default_role = self.default_role.as_deref().map(Role::parse).transpose()?;
+        config.default_role = self
+            .default_role
+            .as_deref()
+            .map(Role::parse)
+            .transpose()
+            .map_err(|error| error.in_configuration("default_role"))?;
         config.create_missing_volumes = self.create_missing_volumes.unwrap_or(false);
         config.host_paths = self.host_paths.unwrap_or_default().iter().map(host_path).collect::<Result<_>>()?;
         if let Some(level) = self.log_level {
@@ -468,7 +473,10 @@ fn host_path(entry: &Map<String, Value>) -> Result<HostPath> {
         .ok_or_else(|| invalid(format!("{} has no list of roles", path.display())))?;
     let roles = roles
         .iter()
-        .map(|role| Role::parse(role.as_str().ok_or_else(|| invalid("a role is not a string".to_owned()))?))
+        .map(|role| {
+            let role = role.as_str().ok_or_else(|| invalid("a role is not a string".to_owned()))?;
+            Role::parse(role).map_err(|error| error.in_configuration("host_paths"))
+        })
         .collect::<Result<_>>()?;
     let mode = match text("mode") {
         None | Some("RW") => Mode::ReadWrite,

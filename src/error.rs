@@ -185,10 +185,24 @@ impl Error {
         self
     }
 
+    /// The refusal of a value in the configuration, under its key: the same words, and the configuration's cause.
+    #[must_use]
+    pub fn in_configuration(self, key: &str) -> Error {
+        Error::new(Cause::ConfigInvalid, format!("{key}: {}", self.what))
+    }
+
     /// Why it was refused.
     #[must_use]
     pub fn cause(&self) -> Cause {
         self.cause
+    }
+}
+
+/// What a request brought in may be as long as an annotation: a line for people and for a log in memory is not.
+fn abridged(text: &str) -> String {
+    match text.char_indices().nth(600) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}... ({} bytes)", &text[..end], text.len()),
     }
 }
 
@@ -199,9 +213,9 @@ impl fmt::Display for Error {
             line.push_str(&format!("container {container}: "));
         }
         if let Some(volume) = &self.volume {
-            line.push_str(&format!("volume {volume}: "));
+            line.push_str(&format!("volume {}: ", abridged(volume)));
         }
-        line.push_str(&self.what);
+        line.push_str(&abridged(&self.what));
         line.push_str("; ");
         line.push_str(self.remedy.as_deref().unwrap_or(self.cause.remedy()));
         line.push_str(&format!(" [exit {}]", self.cause.code()));

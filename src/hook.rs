@@ -119,10 +119,20 @@ fn run(stage: Stage, config: Option<PathBuf>) -> Result<()> {
     sys::reset_process().map_err(unusable)?;
     let state = State::parse(&text?)?;
     let named = |error: Error| error.container(&state.id);
-    if !request::is_asked(&state.annotations) && stage != Stage::Poststop {
+    let asked = request::is_asked(&state.annotations);
+    if !asked && stage != Stage::Poststop {
         return Ok(());
     }
-    let config = Config::load(config.as_deref()).map_err(named)?;
+    let config = match Config::load(config.as_deref()) {
+        Ok(config) => config,
+        // A container that asks for nothing is none of ours, and others' poststop hooks would not run.
+        Err(_) if !asked => return Ok(()),
+        Err(error) if stage == Stage::Poststart => {
+            poststart::end_unchecked(&state);
+            return Err(named(error));
+        }
+        Err(error) => return Err(named(error)),
+    };
     let name = record::name(&state.id, &state.bundle);
     logging::start(stage.program(), &config, &name);
     if let Some(status) = state.status.as_deref()

@@ -52,9 +52,15 @@ pub fn start(program: &'static str, config: &Config, name: &str) {
     ON.store(started.is_ok(), Ordering::Relaxed);
 }
 
-/// Removes the container's log: it is gone, and nothing went wrong at its end. Most never had one.
+/// Removes the container's log when the container is gone, unless an error stands in it: on crun it is the only place
+/// that says why. Most containers never had one.
 pub fn discard(runtime: &RuntimeDir, name: &str) {
-    if let Ok(log) = sys::open_place(&runtime.root, "log".as_ref(), sys::Resolve::BeneathNoLinks) {
+    let Ok(log) = sys::open_place(&runtime.root, "log".as_ref(), sys::Resolve::BeneathNoLinks) else { return };
+    let Ok(fd) = sys::open_file_at(&log, name, OFlag::O_RDONLY, 0) else { return };
+    // What cannot be read is better kept.
+    let harmless = crate::read::at_most(fd.into(), 2 * LARGEST)
+        .is_ok_and(|text| !String::from_utf8_lossy(&text).contains(": error: "));
+    if harmless {
         let _ = sys::unlink_at(&log, name.as_ref(), false);
     }
 }

@@ -161,6 +161,10 @@ impl MountPoints<'_> {
     }
 
     fn hold_one(&mut self, place: Place, file: File) -> Result<bool> {
+        // Once is enough, and the first time stands before everything below it: undoing goes the other way.
+        if self.record.holds(file) {
+            return Ok(true);
+        }
         let Some(holders) = Holders::open(self.runtime, file)? else {
             // Its last holder has just removed it: look again.
             return Ok(false);

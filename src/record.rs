@@ -273,6 +273,15 @@ impl Record {
         format!(".fs-isolator.{}.{:x}.{}", init.0, init.1, self.makings)
     }
 
+    /// Whether it holds, or made, this mount point or link.
+    #[must_use]
+    pub fn holds(&self, file: File) -> bool {
+        self.lines.iter().any(|line| match line {
+            Line::Made { file: held, .. } | Line::Hold { file: held, .. } => *held == file,
+            _ => false,
+        })
+    }
+
     /// What the container must have, if its prestart came to its end.
     #[must_use]
     pub fn attachments(&self) -> Option<&[Attached]> {

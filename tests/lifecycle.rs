@@ -724,6 +724,22 @@ fn a_container_that_cannot_be_checked_is_ended() {
     });
 }
 
+// The records are no longer to be believed by the time that poststart comes.
+#[test]
+fn a_container_whose_record_cannot_be_read_is_ended() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        lab.volume("db");
+        let mut container = lab.container(runtime, "c");
+        let open = script(&lab, "open", &format!("chmod 777 {}", lab.runtime_dir().display()));
+        let hooks = [("prestart", PRESTART), ("createRuntime", &*open), ("poststart", POSTSTART)];
+        assert_is_ended(container.hooks(&lab.config(), &hooks).ask("db:/d"));
+        fs::set_permissions(lab.runtime_dir(), PermissionsExt::from_mode(0o700)).unwrap();
+        poststop(&lab, &stopped(&container)).ok();
+        lab.assert_clean();
+    });
+}
+
 #[test]
 fn an_init_that_has_ended_is_success() {
     each(|runtime| {

@@ -146,7 +146,9 @@ fn mount_points_go_with_the_last_container_and_not_before() {
 fn mount_points_beside_and_below_each_other_go_with_their_container() {
     each(|runtime| {
         let lab = Lab::new("filesystem/linux");
-        ["one", "two", "three"].map(|id| lab.volume(id));
+        for id in ["one", "two", "three"] {
+            lab.volume(id);
+        }
         let rootfs = rootfs(&lab);
         let before = look(&rootfs);
         let mut other = container(&lab, runtime, "other", &rootfs, "one:/a/b/c");

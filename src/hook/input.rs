@@ -13,7 +13,7 @@ use crate::error::{Cause, Error, Result};
 /// Largest state that is kept, in bytes: Kubernetes allows 256 KiB of annotations.
 pub const LARGEST: usize = 4 << 20;
 
-/// For how long nothing may come, and for how long what is too much is still read.
+/// For how long standard input is read: runtimes write the state at once, and close it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Reads all of standard input.
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// not fail, and is then refused.
 ///
 /// # Errors
-/// [`Cause::StateUnreadable`] for a terminal, an end without any data, more than 4 MiB, or 5 s of silence.
+/// [`Cause::StateUnreadable`] for a terminal, an end without any data, more than 4 MiB, or no end within 5 s.
 pub fn read_state() -> Result<Vec<u8>> {
     let refused = |what: &str| Error::new(Cause::StateUnreadable, what);
     let stdin = std::io::stdin();
@@ -34,7 +34,7 @@ pub fn read_state() -> Result<Vec<u8>> {
     let mut file = std::fs::File::from(fd);
     let mut kept = Vec::with_capacity(16 << 10);
     let mut chunk = vec![0; 64 << 10];
-    let mut deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PATIENCE;
     let mut too_large = false;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -42,17 +42,14 @@ pub fn read_state() -> Result<Vec<u8>> {
             return Err(refused(if too_large {
                 "standard input has more than 4 MiB and does not end"
             } else {
-                "standard input was silent for 5 seconds and did not end"
+                "standard input did not end within 5 seconds"
             }));
         }
         match file.read(&mut chunk) {
             Ok(0) => break,
             Ok(_) if too_large => {}
             Ok(count) if kept.len() + count > LARGEST => too_large = true,
-            Ok(count) => {
-                kept.extend_from_slice(&chunk[..count]);
-                deadline = Instant::now() + PATIENCE;
-            }
+            Ok(count) => kept.extend_from_slice(&chunk[..count]),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(refused(&format!("standard input cannot be read: {error}"))),
         }

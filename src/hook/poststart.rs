@@ -61,15 +61,24 @@ fn without_prestart(state: &State, config: &Config) -> Result<()> {
     if matches!(plan, Ok(None)) {
         return Ok(());
     }
-    match sys::pidfd_open(state.init_pid()?) {
-        Ok(pidfd) if !has_ended(&pidfd) => end(&pidfd),
-        _ => {
-            log::info!("the container has ended already");
-            return Ok(());
-        }
+    if !end_unchecked(state) {
+        log::info!("the container has ended already");
+        return Ok(());
     }
     Err(Error::new(Cause::NotAsAsked, "it asks for volumes, and no prestart hook has served it")
         .remedy("see whether fs-isolator-prestart is installed and registered beside fs-isolator-poststart"))
+}
+
+/// Ends the container that the state is about, since nobody can tell whether it has what it asked for. `false` where
+/// it has ended already.
+pub fn end_unchecked(state: &State) -> bool {
+    match state.init_pid().ok().and_then(|pid| sys::pidfd_open(pid).ok()) {
+        Some(pidfd) if !has_ended(&pidfd) => {
+            end(&pidfd);
+            true
+        }
+        _ => false,
+    }
 }
 
 fn has_ended(pidfd: &OwnedFd) -> bool {

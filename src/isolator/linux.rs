@@ -28,10 +28,10 @@ pub fn attach(job: &mut Job<'_>) -> Result<Vec<Attached>> {
 pub fn refuse_host_namespace(job: &Job<'_>) -> Result<()> {
     if job.live.shares_namespace(job.home)? {
         return Err(Error::new(
-            Cause::HostNamespace,
+            Cause::Pid,
             format!(
-                "process {} shares the host's mount namespace, and {} would mount on the host",
-                job.live.init.pid, job.plan.isolator
+                "process {} is in the host's mount namespace, though config.json gives the container another",
+                job.live.init.pid
             ),
         ));
     }

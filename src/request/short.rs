@@ -31,7 +31,7 @@ fn parse_one(entry: &str) -> Result<VolumeRequest> {
     let mut fields = entry.split(':');
     let source = fields.next().unwrap_or_default();
     let Some(path) = fields.next() else {
-        return Err(invalid(format!("{entry:?} has no container path")));
+        return Err(invalid("it has no container path".to_owned()));
     };
     let path = ContainerPath::parse(&decode(path)?)?;
     let mut volume = VolumeRequest::new(parse_source(source)?, path);
