@@ -142,7 +142,12 @@ fn run(stage: Stage, config: Option<PathBuf>) -> Result<()> {
     }
     let answer = match stage {
         Stage::Prestart => prestart::run(&state, &config, &name),
-        Stage::Poststart => poststart::run(&state, &config, &name),
+        Stage::Poststart => poststart::run(&state, &config, &name).inspect_err(|error| {
+            // Any other failure: what it has could not be looked at, and crun ignores a failing poststart.
+            if error.cause() != Cause::NotAsAsked {
+                poststart::end_unchecked(&state);
+            }
+        }),
         Stage::Poststop => poststop::run(&state.id, &config, &name),
     };
     answer.map_err(named)

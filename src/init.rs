@@ -40,7 +40,7 @@ impl Live {
         let gone = || format!("there is no process {pid}");
         let pidfd = sys::pidfd_open(pid).because(Cause::Pid, gone)?;
         let namespace = File::open(format!("/proc/{pid}/ns/mnt")).because(Cause::Pid, gone)?.into();
-        let start = start_time(pid).ok_or_else(|| Error::new(Cause::Pid, gone()))?;
+        let (_, start) = status(pid).ok_or_else(|| Error::new(Cause::Pid, gone()))?;
         // It lives still, so all of this was about the process behind the pidfd.
         if sys::has_ended(&pidfd).because(Cause::Pid, gone)? {
             return Err(Error::new(Cause::Pid, format!("process {pid} has ended")));
@@ -80,9 +80,12 @@ impl Init {
             Err(error) if matches!(error.errno, Errno::ESRCH | Errno::EINVAL) => return Ok(None),
             answer => answer.because(Cause::RuntimeDir, || format!("process {} cannot be looked at", self.pid))?,
         };
-        let ended = || sys::has_ended(&pidfd).because(Cause::RuntimeDir, || format!("process {}", self.pid));
-        let same = start_time(self.pid) == Some(self.start);
-        Ok(if same && !ended()? { Some(pidfd) } else { None })
+        let Some((state, start)) = status(self.pid) else { return Ok(None) };
+        // runc takes a killed init for stopped as soon as its leader is a zombie: its other threads follow at once.
+        let patience = if state == 'Z' { 1000 } else { 0 };
+        let ended =
+            || sys::ends_within(&pidfd, patience).because(Cause::RuntimeDir, || format!("process {}", self.pid));
+        Ok(if start == self.start && !ended()? { Some(pidfd) } else { None })
     }
 }
 
@@ -94,14 +97,17 @@ pub fn own_mount_namespace() -> Result<OwnedFd> {
     File::open("/proc/self/ns/mnt").map(OwnedFd::from).because(Cause::AttachFailed, || "/proc/self/ns/mnt".to_owned())
 }
 
-fn start_time(pid: i32) -> Option<u64> {
-    parse_start_time(&read::line(format!("/proc/{pid}/stat")).ok()?)
+/// State and start time of a process.
+fn status(pid: i32) -> Option<(char, u64)> {
+    parse_status(&read::line(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// Field 22 of `/proc/PID/stat`; the second field is a name in parentheses that may contain anything.
-fn parse_start_time(stat: &str) -> Option<u64> {
+/// Fields 3 and 22 of `/proc/PID/stat`; the second field is a name in parentheses that may contain anything.
+fn parse_status(stat: &str) -> Option<(char, u64)> {
     let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(22 - 4)?.parse().ok()?))
 }
 
 /// This boot's id.
@@ -119,8 +125,8 @@ mod tests {
     #[test]
     fn a_name_with_parentheses_does_not_confuse() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2 3";
-        assert_eq!(parse_start_time(stat), Some(987_654));
-        assert_eq!(parse_start_time("7 (a"), None);
+        assert_eq!(parse_status(stat), Some(('S', 987_654)));
+        assert_eq!(parse_status("7 (a"), None);
     }
 
     #[test]
@@ -139,7 +145,7 @@ mod tests {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let pid = child.id() as i32;
         let boot = boot_id().unwrap();
-        let start = start_time(pid).unwrap();
+        let (_, start) = status(pid).unwrap();
         let pidfd = sys::pidfd_open(pid).unwrap();
         while !sys::has_ended(&pidfd).unwrap() {
             std::thread::yield_now();

@@ -419,10 +419,18 @@ pub fn pidfd_open(pid: i32) -> Result<OwnedFd> {
 /// # Errors
 /// Whatever poll(2) answers.
 pub fn has_ended(pidfd: impl AsFd) -> Result<bool> {
+    ends_within(pidfd, 0)
+}
+
+/// Whether the process's whole thread group ends within so many milliseconds.
+///
+/// # Errors
+/// Whatever poll(2) answers.
+pub fn ends_within(pidfd: impl AsFd, milliseconds: u16) -> Result<bool> {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     loop {
         let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::ZERO) {
+        match poll(&mut fds, PollTimeout::from(milliseconds)) {
             Err(Errno::EINTR) => {}
             answer => return answer.map(|ready| ready > 0).named("poll", "a process"),
         }

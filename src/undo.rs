@@ -116,10 +116,10 @@ pub fn reap(runtime: &RuntimeDir, own_name: &str, turn: u64, work_dir: &Path) {
 fn reap_one(runtime: &RuntimeDir, name: &str, work_dir: &Path) -> std::result::Result<bool, Vec<Error>> {
     let one = |error: Error| vec![error];
     let Some(record) = Record::open(runtime, name, Open::Idle).map_err(one)? else { return Ok(false) };
-    if let Some(header) = &record.header {
-        if header.may_live().map_err(one)? || record.removes_sandbox() {
-            return Ok(false);
-        }
+    if let Some(header) = &record.header
+        && (header.may_live().map_err(one)? || record.removes_sandbox())
+    {
+        return Ok(false);
     }
     undo(runtime, record, work_dir).map(|()| true)
 }

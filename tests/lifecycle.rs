@@ -487,7 +487,7 @@ fn kill_prestart(runtime: Runtime, starts: bool, calls: &[&str]) -> usize {
     container.hooks(&lab.config(), &[("prestart", &killer.program), ("poststop", POSTSTOP)]);
     let start = |_: usize| drop(container.run());
     let check = |kills: usize, at: &str| {
-        if kills % 2 == 0 {
+        if kills.is_multiple_of(2) {
             poststop(&lab, &stopped(&container)).ok();
         } else {
             assert_eq!(next.run().code, 0, "{at}");
@@ -583,7 +583,7 @@ fn a_poststop_that_is_killed_is_taken_up_by_the_next() {
         let killer = Killer::of(&lab, POSTSTOP);
         container.hooks(&lab.config(), &[("prestart", PRESTART), ("poststop", &killer.program)]);
         let check = |kills: usize, at: &str| {
-            if kills % 2 == 0 {
+            if kills.is_multiple_of(2) {
                 poststop(&lab, &stopped(&container)).ok();
             } else {
                 lab.container(runtime, "c").ask("db:/d").run_shell("true").ok();

@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 
 use common::*;
 use nix::mount::{MsFlags, mount};
@@ -423,6 +423,16 @@ fn a_container_of_root_is_warned_of() {
     });
 }
 
+/// A process in the test's own mount namespace; it ends with the test.
+struct Sleep(Child);
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
 // Never with a real runtime: in this set-up they damage the host's mounts. The hooks' standard input is enough.
 #[test]
 fn a_container_without_a_mount_namespace_is_served() {
@@ -433,8 +443,8 @@ fn a_container_without_a_mount_namespace_is_served() {
         let mut container = lab.container(Runtime::Crun, "c");
         container.user(1000, 1000).cwd(&sandbox).ask("db:a/data");
         container.spec["linux"]["namespaces"] = json!([{ "type": "pid" }]);
-        let mut init = Command::new("sleep").arg("1000").spawn().unwrap();
-        let state = container.state(init.id() as i32).to_string();
+        let init = Sleep(Command::new("sleep").arg("1000").spawn().unwrap());
+        let state = container.state(init.0.id() as i32).to_string();
         let call = |program| hook(program, &lab.config(), state.as_bytes());
         // An image does not have the volume, whatever its namespace.
         container.write();
@@ -448,8 +458,7 @@ fn a_container_without_a_mount_namespace_is_served() {
         call(POSTSTART).ok();
         call(POSTSTOP).ok();
         assert!(is_link(&sandbox.join("a/data")), "its init lives");
-        init.kill().unwrap();
-        init.wait().unwrap();
+        drop(init);
         call(POSTSTOP).ok();
         assert!(names(&sandbox).is_empty());
         assert_eq!(mount_table(), before);

@@ -263,7 +263,13 @@ impl Lab {
         for kind in ["records", "mountpoints"] {
             leaks.extend(self.runtime_files(kind).iter().map(|name| format!("{kind}/{name}")));
         }
-        let found = run("find", &[self.dir.to_str().unwrap(), "-xdev", "-name", ".fs-isolator.*"]).out;
+        // Not through mounts of the test itself: a bind of / would lead to the labs of other tests.
+        let mut find = vec![self.dir.to_str().unwrap().to_owned()];
+        for point in mount_points_below(&self.dir) {
+            find.extend(["-path".to_owned(), point, "-prune".to_owned(), "-o".to_owned()]);
+        }
+        find.extend(["-name", ".fs-isolator.*", "-print"].map(str::to_owned));
+        let found = run("find", &find.iter().map(String::as_str).collect::<Vec<_>>()).out;
         leaks.extend(found.lines().map(str::to_owned));
         if mount_table_without(&self.dir) != mount_table_of(&self.table, &self.dir) {
             leaks.push(format!("mounts on the host:\n{}", mount_table()));
@@ -276,6 +282,11 @@ impl Lab {
         let leaks = self.leaks();
         assert!(leaks.is_empty(), "left behind: {leaks:#?}");
     }
+}
+
+fn mount_points_below(directory: &Path) -> Vec<String> {
+    let point = |line: &str| line.split(' ').nth(4).map(str::to_owned);
+    mount_table().lines().filter_map(point).filter(|point| Path::new(point).starts_with(directory)).collect()
 }
 
 /// Mounts that the test itself makes below its lab are its own business.
@@ -300,13 +311,7 @@ fn strip_ids(line: &str) -> String {
 impl Drop for Lab {
     fn drop(&mut self) {
         // Mounts of the test go with its namespace; those that are still there must not be deleted through.
-        let mut points: Vec<String> = mount_table()
-            .lines()
-            .filter_map(|line| line.split(' ').nth(4).map(str::to_owned))
-            .filter(|point| Path::new(point).starts_with(&self.dir))
-            .collect();
-        points.reverse();
-        for point in points {
+        for point in mount_points_below(&self.dir).iter().rev() {
             let _ = umount2(point.as_str(), MntFlags::MNT_DETACH);
         }
         let _ = run("rm", &["-rf", "--one-file-system", self.dir.to_str().unwrap()]);
