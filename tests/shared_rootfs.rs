@@ -58,6 +58,7 @@ fn stop_one(containers: &mut [Container; 2], stopped: usize, at: &str, volumes: 
     for container in containers.iter_mut() {
         container.start(&writes(&format!("{at}/always"), "1000000"));
     }
+    wait_for("both to write", || volumes.iter().all(|volume| volume.join("always").exists()));
     containers[stopped].kill();
     containers[stopped].delete();
     let (survivor, volume) = (&containers[1 - stopped], &volumes[1 - stopped]);

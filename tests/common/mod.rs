@@ -285,7 +285,8 @@ impl Lab {
 }
 
 fn mount_points_below(directory: &Path) -> Vec<String> {
-    let point = |line: &str| line.split(' ').nth(4).map(str::to_owned);
+    let plain = |text: &str| text.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\");
+    let point = |line: &str| line.split(' ').nth(4).map(plain);
     mount_table().lines().filter_map(point).filter(|point| Path::new(point).starts_with(directory)).collect()
 }
 
