@@ -428,3 +428,24 @@ fn e11_links_in_the_image_stay_in_the_image() {
         lab.assert_clean();
     });
 }
+
+// Below a mount that the bundle shares with the host (Kubernetes: Bidirectional) a volume would appear on the host.
+#[test]
+fn a_volume_below_a_shared_mount_is_refused() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        lab.volume("db");
+        let host = lab.dir.join("host");
+        tmpfs(&host, MsFlags::empty());
+        make_shared(&host);
+        fs::create_dir(host.join("sub")).unwrap();
+        let table = mount_table().lines().count();
+        let mut container = lab.container(runtime, "c");
+        container.bind(&host, "/h", &["rbind", "rshared"]).ask("db:/h/sub");
+        container.spec["linux"]["rootfsPropagation"] = json!("rshared");
+        container.run_shell("touch /h/sub/f").failed();
+        assert!(lab.log("c").contains("[exit 24]"), "{}", lab.log("c"));
+        assert_eq!((mount_table().lines().count(), names(&host.join("sub")).len()), (table, 0));
+        lab.assert_clean();
+    });
+}
