@@ -13,12 +13,12 @@ use nix::errno::Errno;
 
 use crate::error::{Because, Cause, Error, Result};
 use crate::init::Live;
-use crate::mountinfo;
+use crate::mountinfo::{self, Mount};
 use crate::mountpoint::{Base, MountPoints};
 use crate::plan::{Attachment, How, Origin, Plan};
 use crate::record::Within;
 use crate::request::Propagation;
-use crate::sys::{self, FileId, MountAttributes, Resolve, SetPropagation};
+use crate::sys::{self, FileId, MountAttributes, Resolve, SetPropagation, SysError};
 
 /// A detached mount tree, ready to be moved.
 #[derive(Debug)]
@@ -33,7 +33,12 @@ impl Tree {
     ///
     /// # Errors
     /// [`Cause::AttachFailed`].
-    pub fn clone_of(source: &OwnedFd, attributes: MountAttributes, propagation: Propagation) -> Result<Tree> {
+    pub fn clone_of(
+        source: &OwnedFd,
+        attributes: MountAttributes,
+        propagation: Propagation,
+        idmap: Option<&OwnedFd>,
+    ) -> Result<Tree> {
         let doing = || "it cannot be cloned".to_owned();
         let fd = sys::clone_tree(source).because(Cause::AttachFailed, doing)?;
         let propagation = match propagation {
@@ -43,9 +48,53 @@ impl Tree {
         // Recursively: a clone left shared would carry the container's mounts to the host, and a submount
         // left writable would not be read-only (mesos.md E2). Attributes of the source stay (E3).
         sys::mount_setattr(&fd, attributes, propagation, true).because(Cause::AttachFailed, doing)?;
+        if let Some(namespace) = idmap {
+            sys::idmap(&fd, namespace).map_err(|error| cannot_map(source, namespace, &error))?;
+        }
         let id = sys::stat(&fd).because(Cause::AttachFailed, doing)?.id;
         Ok(Tree { fd, id })
     }
+}
+
+/// Says which filesystem cannot be idmapped, and what can be done instead. Nothing else is done silently: files would
+/// belong to nobody, or to the wrong.
+fn cannot_map(source: &OwnedFd, namespace: &OwnedFd, error: &SysError) -> Error {
+    let refused = |what: String| Error::new(Cause::Ownership, what);
+    if error.errno == Errno::EPERM {
+        return refused(
+            "its ids must be mapped, and in a rootless container the kernel lets only root of the host do that"
+                .to_owned(),
+        )
+        .remedy("run it without --userns or with --userns=keep-id, so that your own files are the container user's");
+    }
+    let own = mounted_below(source).into_iter().find(|mount| !can_map(mount, namespace));
+    let what = match (own, error.errno) {
+        (Some(mount), Errno::EINVAL) => {
+            format!("{} at {} cannot be idmapped", mount.filesystem, mount.mount_point.display())
+        }
+        _ => format!("it cannot be idmapped: {error}"),
+    };
+    refused(format!("{what}, and the container's user namespace has other ids than the volume")).remedy(
+        "put the volume on ext4, xfs, btrfs or tmpfs; or make it with --ownership mesos, which gives its root to the \
+         container's user as the host knows it, or with --ownership never",
+    )
+}
+
+/// The mount that a directory lies on, and those below the directory.
+fn mounted_below(directory: &OwnedFd) -> Vec<Mount> {
+    let Ok(stat) = sys::stat(directory) else { return Vec::new() };
+    let path = sys::open_proc_fds().and_then(|proc_fds| sys::path_of(proc_fds, directory)).unwrap_or_default();
+    let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let is_in = |mount: &Mount| mount.id == stat.mount || mount.mount_point.starts_with(&path);
+    mountinfo::parse(&table).into_iter().filter(is_in).collect()
+}
+
+/// Whether a mount can be idmapped, by trying it on a clone that nobody sees.
+fn can_map(mount: &Mount, namespace: &OwnedFd) -> bool {
+    let answer = sys::open_place(sys::cwd(), &mount.mount_point, Resolve::NoMagic)
+        .and_then(|place| sys::clone_mount(place))
+        .and_then(|clone| sys::idmap(clone, namespace));
+    answer.err().is_none_or(|error| error.errno != Errno::EINVAL)
 }
 
 /// The container's root filesystem, as the host sees it.
@@ -132,8 +181,12 @@ fn come_back(home: &OwnedFd) {
 }
 
 /// Trees that were moved into the container, to be taken out again if a later one fails.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Moved<'t> {
+    /// Owner of mount points in the sandbox: the container's user.
+    user: (u32, u32),
+    /// Owner of mount points in the container's root filesystem: its root.
+    root: (u32, u32),
     trees: Vec<&'t Tree>,
     /// The sandbox, once it is there.
     sandbox: Option<&'t Tree>,
@@ -143,6 +196,12 @@ pub struct Moved<'t> {
 const TRIES: usize = 16;
 
 impl<'t> Moved<'t> {
+    /// Nothing yet, for a container with this user and root, as the host knows them.
+    #[must_use]
+    pub fn new(user: (u32, u32), root: (u32, u32)) -> Moved<'t> {
+        Moved { user, root, trees: Vec::new(), sandbox: None }
+    }
+
     /// Moves one tree to its target. What lies in the sandbox is found below the sandbox's own descriptor.
     ///
     /// # Errors
@@ -159,15 +218,12 @@ impl<'t> Moved<'t> {
         let (base, path) = match (&attachment.in_sandbox, self.sandbox) {
             (Some(path), Some(sandbox)) => {
                 let resolve = Resolve::BeneathNoLinks;
-                (
-                    Base { fd: &sandbox.fd, within: Within::Sandbox, path: None, resolve, owner: (plan.uid, plan.gid) },
-                    path,
-                )
+                (Base { fd: &sandbox.fd, within: Within::Sandbox, path: None, resolve, owner: self.user }, path)
             }
             _ => {
                 let (fd, resolve) = (&inside.root, Resolve::InRoot);
                 let path = Some(inside.root_path.as_path());
-                (Base { fd, within: Within::Root, path, resolve, owner: (0, 0) }, &attachment.target)
+                (Base { fd, within: Within::Root, path, resolve, owner: self.root }, &attachment.target)
             }
         };
         for _ in 0..TRIES {

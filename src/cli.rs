@@ -1,8 +1,11 @@
 //! `fs-isolator`: one verb per file, text for a terminal and `--json` for programs.
 #![forbid(unsafe_code)]
 
+mod authorize;
 mod explain;
+mod identity;
 mod install;
+mod maintain;
 mod plan;
 mod sandbox;
 mod show;
@@ -41,6 +44,12 @@ enum Verb {
     Sandbox(sandbox::Verb),
     /// Show what would be mounted where for a bundle, and why; does nothing
     Plan(plan::Arguments),
+    /// Tell whether an identity may use a role, and why
+    Authorize(authorize::Arguments),
+    /// End what containers held that are gone, and undo what their hooks left
+    Reconcile,
+    /// Remove old sandboxes and logs, and finish what was killed halfway
+    Gc,
     /// Print the effective configuration
     Config,
     /// Tell what an exit code means
@@ -71,6 +80,9 @@ fn run(cli: &Cli) -> Result<()> {
         Verb::Volume(verb) => volume::run(verb, &config()?, cli.json),
         Verb::Sandbox(verb) => sandbox::run(verb, &config()?, cli.json),
         Verb::Plan(arguments) => plan::run(arguments, &config()?, cli.json),
+        Verb::Authorize(arguments) => authorize::run(arguments, &config()?, cli.json),
+        Verb::Reconcile => maintain::reconcile(&config()?, cli.json),
+        Verb::Gc => maintain::gc(&config()?, cli.json),
         Verb::Config => show::json(&config()?),
         Verb::Explain(arguments) => explain::run(arguments, cli.json),
         Verb::Install(arguments) => install::install(arguments, cli.config.as_deref(), cli.json),

@@ -4,6 +4,10 @@
 //! version cannot honour yet is refused too, never ignored.
 #![forbid(unsafe_code)]
 
+pub mod authorization;
+pub mod disks;
+mod gid_range;
+
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -13,11 +17,15 @@ use serde_json::{Map, Value};
 
 use crate::container::{Identity, Manager};
 use crate::error::{Because, Cause, Error, Result};
+use crate::me::{Me, me};
 use crate::request::Mode;
 use crate::request::container_path::ContainerPath;
 use crate::request::names::Role;
+use authorization::{Authorization, Decision};
+use disks::Disk;
+pub use gid_range::GidRange;
 
-/// Where the configuration is read from unless `--config` says otherwise.
+/// Where root's configuration is read from unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/fs-isolator/config.json";
 
 /// Largest configuration that is read, in bytes.
@@ -93,12 +101,35 @@ impl std::fmt::Display for Isolator {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Ownership {
-    /// The best rule for the container; without user namespaces, Mesos's.
+    /// Without a user namespace Mesos's rule; with one, an idmapped mount where the ids differ.
     Auto,
-    /// The container's user, unless that is root (mesos.md P9). Never recursive.
+    /// The container's user, unless that is root of the host (mesos.md P9). Never recursive.
     Mesos,
+    /// As `Auto`, and with a user namespace always an idmapped mount.
+    Idmap,
     /// Whoever owns it.
     Never,
+}
+
+impl Ownership {
+    /// Parses its name in the configuration.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Ownership> {
+        [Ownership::Auto, Ownership::Mesos, Ownership::Idmap, Ownership::Never]
+            .into_iter()
+            .find(|ownership| ownership.name() == name)
+    }
+
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Ownership::Auto => "auto",
+            Ownership::Mesos => "mesos",
+            Ownership::Idmap => "idmap",
+            Ownership::Never => "never",
+        }
+    }
 }
 
 /// A host path that containers may ask for.
@@ -144,6 +175,12 @@ pub struct Config {
     pub log_level: log::LevelFilter,
     /// Who owns a volume's root.
     pub ownership: Ownership,
+    /// Which identity may use which role.
+    pub authorization: Authorization,
+    /// Named roots for volumes.
+    pub disks: Vec<Disk>,
+    /// Groups for volumes, by Mesos's gid manager (mesos.md A9).
+    pub volume_gid_range: Option<GidRange>,
     /// Seconds for which a sandbox is kept after its container is gone.
     #[serde(rename = "sandbox_retention_seconds")]
     pub sandbox_retention: u64,
@@ -166,32 +203,64 @@ fn level<S: serde::Serializer>(level: &log::LevelFilter, serializer: S) -> std::
     serializer.serialize_str(&level.as_str().to_lowercase())
 }
 
-impl Default for Config {
-    fn default() -> Config {
-        let storage = |path: &str| vec![PathBuf::from(path)];
-        let work_dir = PathBuf::from("/var/lib/fs-isolator");
+impl Config {
+    /// What counts where the configuration says nothing. A user has everything below the home and `/run/user/UID`.
+    #[must_use]
+    pub fn default_for(me: &Me) -> Config {
+        let (work_dir, runtime_dir, managers) = match &me.user {
+            None => (
+                PathBuf::from("/var/lib/fs-isolator"),
+                PathBuf::from("/run/fs-isolator"),
+                [(Manager::CriO, "/run/containers/storage"), (Manager::Podman, "/var/lib/containers/storage")]
+                    .map(|(manager, path)| (manager, vec![PathBuf::from(path)])),
+            ),
+            Some(user) => {
+                let share = user.home.join(".local/share");
+                (
+                    share.join("fs-isolator"),
+                    runtime_dir_of(user.uid),
+                    [(Manager::CriO, Vec::new()), (Manager::Podman, vec![share.join("containers/storage")])],
+                )
+            }
+        };
         Config {
             isolation: Isolator::Posix,
             allowed_isolation: vec![Isolator::Posix],
             posix_sandboxes: vec![work_dir.join("sandboxes")],
             work_dir,
-            runtime_dir: PathBuf::from("/run/fs-isolator"),
+            runtime_dir,
             sandbox_directory: ContainerPath::absolute(&["mnt", "mesos", "sandbox"]),
-            managers: BTreeMap::from([
-                (Manager::CriO, storage("/run/containers/storage")),
-                (Manager::Podman, storage("/var/lib/containers/storage")),
-                (Manager::Local, Vec::new()),
-            ]),
+            managers: managers.into_iter().chain([(Manager::Local, Vec::new())]).collect(),
             request_token: None,
             default_role: None,
             create_missing_volumes: false,
             host_paths: Vec::new(),
             log_level: log::LevelFilter::Info,
             ownership: Ownership::Auto,
+            authorization: Authorization::default(),
+            disks: Vec::new(),
+            volume_gid_range: None,
             sandbox_retention: 168 * 3600,
             allow_remountable_ro: false,
         }
     }
+}
+
+/// A user's `runtime_dir`.
+fn runtime_dir_of(uid: u32) -> PathBuf {
+    PathBuf::from(format!("/run/user/{uid}/fs-isolator"))
+}
+
+/// Where the configuration is read from unless `--config` says otherwise.
+fn default_path(me: &Me) -> PathBuf {
+    me.user.as_ref().map_or_else(|| DEFAULT_PATH.into(), |user| user.home.join(".config/fs-isolator/config.json"))
+}
+
+/// Where leases lie, whatever the configuration says: two configurations must exclude each other too.
+#[must_use]
+pub fn lease_directory(me: &Me) -> PathBuf {
+    let runtime = me.user.as_ref().map_or_else(|| "/run/fs-isolator".into(), |user| runtime_dir_of(user.uid));
+    runtime.join("leases")
 }
 
 /// Keys of the configuration file, and whether this version honours them.
@@ -212,11 +281,11 @@ const KEYS: [(&str, bool); 21] = [
     ("sandbox_retention", true),
     ("propagation", true),
     ("allow_remountable_ro", true),
-    ("authorization", false),
+    ("authorization", true),
     ("default_container_info", false),
     ("secrets", false),
-    ("disks", false),
-    ("volume_gid_range", false),
+    ("disks", true),
+    ("volume_gid_range", true),
 ];
 
 #[derive(Deserialize, Default)]
@@ -235,6 +304,9 @@ struct File {
     host_paths: Option<Vec<Map<String, Value>>>,
     log_level: Option<String>,
     ownership: Option<String>,
+    authorization: Option<authorization::File>,
+    disks: Option<Vec<disks::File>>,
+    volume_gid_range: Option<String>,
     sandbox_retention: Option<String>,
     propagation: Option<String>,
     allow_remountable_ro: Option<bool>,
@@ -246,9 +318,10 @@ impl Config {
     /// # Errors
     /// [`Cause::ConfigUnsafe`] where others could change it; the causes of [`Config::parse`].
     pub fn load(path: Option<&Path>) -> Result<Config> {
-        let file = path.unwrap_or(Path::new(DEFAULT_PATH));
+        let default = default_path(me());
+        let file = path.unwrap_or(&default);
         match crate::trusted::open_file(file)? {
-            None if path.is_none() => Ok(Config::default()),
+            None if path.is_none() => Ok(Config::default_for(me())),
             None => Err(Error::new(Cause::ConfigInvalid, format!("{} does not exist", file.display()))),
             Some(fd) => {
                 let text = crate::read::at_most(fd.into(), LARGEST)
@@ -294,17 +367,35 @@ impl Config {
         match (&self.default_role, identity) {
             (Some(role), _) => Ok(role.clone()),
             (None, Identity::Namespace(namespace)) => Role::parse(namespace),
-            (None, Identity::Root) => Role::parse("default"),
+            (None, Identity::Root | Identity::User(_)) => Role::parse("default"),
         }
     }
 
-    /// Whether an identity may use a role: a namespace its own and those below it, root of this host any.
+    /// Whether an identity may use a role.
     #[must_use]
     pub fn may_use(&self, identity: &Identity, role: &Role) -> bool {
-        match identity {
-            Identity::Namespace(namespace) => role.is_within(namespace),
-            Identity::Root => true,
+        self.decide(identity, role).is_allowed()
+    }
+
+    /// Whether an identity may use a role, and why.
+    #[must_use]
+    pub fn decide(&self, identity: &Identity, role: &Role) -> Decision<'_> {
+        self.authorization.decide(identity, role)
+    }
+
+    /// A disk by its name.
+    ///
+    /// # Errors
+    /// [`Cause::DiskUnknown`].
+    pub fn disk(&self, name: &str) -> Result<Disk> {
+        if name == disks::ROOT {
+            return Ok(Disk { name: name.to_owned(), kind: disks::Kind::Root, root: self.work_dir.clone() });
         }
+        self.disks
+            .iter()
+            .find(|disk| disk.name == name)
+            .cloned()
+            .ok_or_else(|| Error::new(Cause::DiskUnknown, format!("there is no disk {name:?} in the configuration")))
     }
 
     /// Whether volumes must be reachable through the host's directories.
@@ -347,7 +438,7 @@ fn distance(a: &str, b: &str) -> usize {
 impl File {
     fn check(self) -> Result<Config> {
         let invalid = |what: String| Error::new(Cause::ConfigInvalid, what);
-        let mut config = Config::default();
+        let mut config = Config::default_for(me());
         if let Some(flag) = self.isolation {
             config.isolation = Isolator::parse_flag(&flag)?;
         }
@@ -400,19 +491,14 @@ impl File {
             })?;
         }
         config.ownership = match self.ownership.as_deref() {
-            None | Some("auto") => Ownership::Auto,
-            Some("mesos") => Ownership::Mesos,
-            Some("never") => Ownership::Never,
-            Some("idmap") => {
-                return Err(Error::new(
-                    Cause::NotSupported,
-                    "ownership is \"idmap\", which this version does not have",
-                ));
-            }
-            Some(other) => {
-                return Err(invalid(format!("ownership is {other:?}, and auto, mesos and never are possible")));
-            }
+            None => Ownership::Auto,
+            Some(name) => Ownership::parse(name).ok_or_else(|| {
+                invalid(format!("ownership is {name:?}, and auto, mesos, idmap and never are possible"))
+            })?,
         };
+        config.authorization = self.authorization.map(authorization::File::check).transpose()?.unwrap_or_default();
+        config.disks = disks::check(self.disks.unwrap_or_default(), &config.work_dir)?;
+        config.volume_gid_range = self.volume_gid_range.as_deref().map(GidRange::parse).transpose()?;
         if let Some(text) = self.sandbox_retention {
             config.sandbox_retention = duration(&text).ok_or_else(|| {
                 invalid(format!(
@@ -509,7 +595,7 @@ mod tests {
     #[test]
     fn nothing_means_posix() {
         let config = Config::parse(b"{}").unwrap();
-        assert_eq!(config, Config::default());
+        assert_eq!(config, Config::default_for(me()));
         assert_eq!((config.isolation, &config.allowed_isolation[..]), (Isolator::Posix, &[Isolator::Posix][..]));
     }
 
@@ -543,13 +629,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_yet_is_refused() {
-        for text in [
-            r#"{"disks":[]}"#,
-            r#"{"secrets":[]}"#,
-            r#"{"ownership":"idmap"}"#,
-            r#"{"propagation":"all"}"#,
-            r#"{"authorization":{}}"#,
-        ] {
+        for text in [r#"{"secrets":[]}"#, r#"{"propagation":"all"}"#, r#"{"default_container_info":{}}"#] {
             assert_eq!(Config::parse(text.as_bytes()).unwrap_err().cause(), Cause::NotSupported, "{text}");
         }
     }
@@ -594,14 +674,22 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_has_its_own_roles() {
-        let config = Config::default();
+    fn volumes_without_a_role_have_a_default() {
+        let config = Config::parse(b"{}").unwrap();
         let role = |text| Role::parse(text).unwrap();
-        let team = Identity::Namespace("team-a".to_owned());
-        assert!(config.may_use(&team, &role("team-a")) && config.may_use(&team, &role("team-a/db")));
-        assert!(!config.may_use(&team, &role("team-ab")) && !config.may_use(&team, &role("victim")));
-        assert!(config.may_use(&Identity::Root, &role("victim")));
-        assert_eq!(config.role_of(&team).unwrap(), role("team-a"));
+        assert_eq!(config.role_of(&Identity::Namespace("team-a".to_owned())).unwrap(), role("team-a"));
         assert_eq!(config.role_of(&Identity::Root).unwrap(), role("default"));
+    }
+
+    #[test]
+    fn a_user_has_everything_below_the_home() {
+        let user = crate::me::User { uid: 1000, home: "/home/alice".into() };
+        let me = Me { user: Some(user), uid: 0, gid: 0, in_namespace: true };
+        let config = Config::default_for(&me);
+        assert_eq!(config.work_dir, Path::new("/home/alice/.local/share/fs-isolator"));
+        assert_eq!(config.runtime_dir, Path::new("/run/user/1000/fs-isolator"));
+        assert_eq!(config.managers[&Manager::Podman], [Path::new("/home/alice/.local/share/containers/storage")]);
+        assert_eq!(default_path(&me), Path::new("/home/alice/.config/fs-isolator/config.json"));
+        assert_eq!(lease_directory(&me), Path::new("/run/user/1000/fs-isolator/leases"));
     }
 }

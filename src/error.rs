@@ -91,6 +91,14 @@ causes! {
         "drop ro, or use filesystem/linux with a container that has no CAP_SYS_ADMIN";
     45 Ownership "the volume's owner could not be set"
         "see the message; ownership \"never\" in the configuration leaves owners alone";
+    46 EndUnknown "nobody could tell when the container has ended"
+        "give it a pid namespace or a cgroup of its own, or ask for the volume as shared";
+    47 SharedDiffers "the volume is not shared in the way that was asked for"
+        "ask for it as it was made: with shared, or without";
+    48 DiskUnknown "the disk is not one of the configuration's"
+        "list it under \"disks\" in the configuration";
+    49 DiskUnavailable "the disk is not there"
+        "mount it first: what is written now would land on the disk below it";
     50 MountPointMissing "a mount point does not exist and may not be made"
         "make the directory; hooks make mount points in the sandbox and in the container's own root filesystem only";
     51 MountPointUnsafe "a mount point cannot be used"
@@ -109,6 +117,8 @@ causes! {
         "see the message; on Linux before 5.12 nothing can be attached";
     58 NotAsAsked "the container does not have what it asked for and was ended"
         "see the message; something changed the container's mounts after they were attached";
+    59 VolumeAmbiguous "the volume is on more than one disk"
+        "name the disk: disk=NAME";
     60 RuntimeDir "the records under runtime_dir cannot be kept"
         "see the message: permissions, space and inodes under \"runtime_dir\"";
     61 RecordConflict "another live container has the same id and bundle"
@@ -129,6 +139,8 @@ causes! {
         "see the message";
     74 VolumeUnsafe "the volume cannot be deleted safely"
         "see the message; nothing was deleted that the message does not name";
+    77 NotAuthorized "the identity may not use the role"
+        "grant it under \"authorization\" in the configuration";
 }
 
 impl Cause {

@@ -1,5 +1,5 @@
-//! Who holds a mount point or link that a hook made: a directory under `runtime_dir/mountpoints`, named by what is
-//! held, with an empty file for each record that holds it, and its lock.
+//! Who holds something, in a directory for each thing, named by what it is: a file for each record that holds it, and
+//! the directory's lock. Mount points and links that hooks made are held so, and volumes ([`crate::lease`]).
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
@@ -10,7 +10,6 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use crate::error::{Because, Cause, Result};
-use crate::runtime_dir::RuntimeDir;
 use crate::sys::{self, FileId, Resolve, Stat};
 use crate::tree;
 
@@ -30,7 +29,9 @@ impl File {
         File { id: stat.id, born: stat.born }
     }
 
-    fn name(self) -> String {
+    /// Its name among what is held.
+    #[must_use]
+    pub fn name(self) -> String {
         format!("{:x}-{:x}-{:x}", self.id.dev, self.id.ino, self.born)
     }
 }
@@ -43,14 +44,14 @@ pub struct Holders {
 }
 
 impl Holders {
-    /// Whether a hook made this file. No lock is taken.
+    /// Whether anybody holds this file. No lock is taken.
     ///
     /// # Errors
     /// [`Cause::RuntimeDir`].
-    pub fn exist(runtime: &RuntimeDir, file: File) -> Result<bool> {
-        match sys::stat_at(&runtime.mount_points, &file.name()) {
+    pub fn exist(all: &OwnedFd, file: File) -> Result<bool> {
+        match sys::stat_at(all, &file.name()) {
             Err(error) if error.errno == Errno::ENOENT => Ok(false),
-            answer => answer.because(Cause::RuntimeDir, || "mountpoints".to_owned()).map(|_| true),
+            answer => answer.because(Cause::RuntimeDir, || "holders".to_owned()).map(|_| true),
         }
     }
 
@@ -58,39 +59,60 @@ impl Holders {
     ///
     /// # Errors
     /// [`Cause::RuntimeDir`].
-    pub fn open(runtime: &RuntimeDir, file: File) -> Result<Option<Holders>> {
-        let name = file.name();
-        let doing = || format!("mountpoints/{name} under runtime_dir cannot be opened");
+    pub fn open(all: &OwnedFd, name: &str) -> Result<Option<Holders>> {
+        let doing = || format!("the holders {name} cannot be opened");
         loop {
-            let directory = match sys::open_dir(&runtime.mount_points, Path::new(&name), Resolve::BeneathNoLinks) {
+            let directory = match sys::open_dir(all, Path::new(name), Resolve::BeneathNoLinks) {
                 Err(error) if error.errno == Errno::ENOENT => return Ok(None),
                 answer => answer.because(Cause::RuntimeDir, doing)?,
             };
             sys::lock(&directory, true).because(Cause::RuntimeDir, doing)?;
             // Whoever had the lock before may have been the last holder: then this is the lock of nothing.
             if sys::link_count(&directory).because(Cause::RuntimeDir, doing)? > 0 {
-                return Ok(Some(Holders { directory, name }));
+                return Ok(Some(Holders { directory, name: name.to_owned() }));
             }
         }
     }
 
-    /// Makes the holders of a file that was just made and has no name of its own yet.
+    /// Opens and locks the holders of a file, making them where there are none.
     ///
     /// # Errors
     /// [`Cause::RuntimeDir`].
-    pub fn create(runtime: &RuntimeDir, file: File) -> Result<Holders> {
-        let doing = || format!("mountpoints/{} under runtime_dir cannot be made", file.name());
+    pub fn create(all: &OwnedFd, file: File) -> Result<Holders> {
+        let name = file.name();
         loop {
-            match sys::mkdir_at(&runtime.mount_points, &file.name(), 0o700) {
+            match sys::mkdir_at(all, &name, 0o700) {
                 Err(error) if error.errno == Errno::EEXIST => {}
-                answer => answer.because(Cause::RuntimeDir, doing)?,
+                answer => answer.because(Cause::RuntimeDir, || format!("the holders {name} cannot be made"))?,
             }
-            if let Some(holders) = Holders::open(runtime, file)? {
-                // Where the filesystem knows no births, these were those of something that had the inode before.
-                tree::empty(&holders.directory).because(Cause::RuntimeDir, doing)?;
+            if let Some(holders) = Holders::open(all, &name)? {
                 return Ok(holders);
             }
         }
+    }
+
+    /// Takes everybody out, and removes nothing else. For a file that was just made: where the filesystem knows no
+    /// births, there may be holders of something that had its inode before.
+    ///
+    /// # Errors
+    /// [`Cause::RuntimeDir`].
+    pub fn clear(&self) -> Result<()> {
+        tree::empty(&self.directory)
+            .because(Cause::RuntimeDir, || format!("the holders {} cannot be cleared", self.name))
+    }
+
+    /// The directory with a file for each holder.
+    #[must_use]
+    pub fn directory(&self) -> &OwnedFd {
+        &self.directory
+    }
+
+    /// Every holder's name.
+    ///
+    /// # Errors
+    /// [`Cause::RuntimeDir`].
+    pub fn names(&self) -> Result<Vec<std::ffi::OsString>> {
+        tree::names(&self.directory).because(Cause::RuntimeDir, || format!("the holders {} cannot be read", self.name))
     }
 
     /// Adds a holder.
@@ -100,7 +122,7 @@ impl Holders {
     pub fn add(&self, record: &str) -> Result<()> {
         sys::open_file_at(&self.directory, record, OFlag::O_WRONLY | OFlag::O_CREAT, 0o600)
             .map(drop)
-            .because(Cause::RuntimeDir, || format!("mountpoints/{} under runtime_dir cannot be written", self.name))
+            .because(Cause::RuntimeDir, || format!("the holders {} cannot be written", self.name))
     }
 
     /// Takes a holder out.
@@ -110,7 +132,7 @@ impl Holders {
     pub fn take_out(&self, record: &str) -> Result<()> {
         match sys::unlink_at(&self.directory, OsStr::new(record), false) {
             Err(error) if error.errno == Errno::ENOENT => Ok(()),
-            answer => answer.because(Cause::RuntimeDir, || format!("mountpoints/{} cannot be written", self.name)),
+            answer => answer.because(Cause::RuntimeDir, || format!("the holders {} cannot be written", self.name)),
         }
     }
 
@@ -118,15 +140,14 @@ impl Holders {
     ///
     /// # Errors
     /// [`Cause::RuntimeDir`].
-    pub fn others(&self, runtime: &RuntimeDir, me: &str) -> Result<bool> {
-        let doing = || format!("mountpoints/{} under runtime_dir cannot be read", self.name);
+    pub fn others(&self, records: &OwnedFd, me: &str) -> Result<bool> {
         let mut others = false;
-        for name in tree::names(&self.directory).because(Cause::RuntimeDir, doing)? {
+        for name in self.names()? {
             let name = name.to_string_lossy();
             if name == me {
                 continue;
             }
-            match sys::stat_at(&runtime.records, &name) {
+            match sys::stat_at(records, &name) {
                 Err(error) if error.errno == Errno::ENOENT => self.take_out(&name)?,
                 // Whatever else is the matter, somebody may hold it.
                 _ => others = true,
@@ -139,9 +160,9 @@ impl Holders {
     ///
     /// # Errors
     /// [`Cause::RuntimeDir`].
-    pub fn remove(self, runtime: &RuntimeDir) -> Result<()> {
-        let doing = || format!("mountpoints/{} under runtime_dir cannot be removed", self.name);
-        tree::empty(&self.directory).because(Cause::RuntimeDir, doing)?;
-        sys::unlink_at(&runtime.mount_points, OsStr::new(&self.name), true).because(Cause::RuntimeDir, doing)
+    pub fn remove(self, all: &OwnedFd) -> Result<()> {
+        self.clear()?;
+        sys::unlink_at(all, OsStr::new(&self.name), true)
+            .because(Cause::RuntimeDir, || format!("the holders {} cannot be removed", self.name))
     }
 }

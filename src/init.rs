@@ -3,11 +3,13 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 
 use crate::error::{Because, Cause, Error, Result};
-use crate::{read, sys};
+use crate::ids::UserNamespace;
+use crate::{cgroup, read, sys};
 
 /// A process, told apart from any later one with the same number.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -20,6 +22,47 @@ pub struct Init {
     pub boot: String,
 }
 
+/// By what it can be told whether anything of a container still runs.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Life {
+    /// The container's init.
+    pub init: Init,
+    /// Whether all the container's processes end with its init.
+    pub own_pid_namespace: bool,
+    /// Where they do not: the cgroup in which they are, if it has one of its own.
+    pub cgroup: Option<PathBuf>,
+}
+
+impl Life {
+    /// The life of a container that is about to start.
+    #[must_use]
+    pub fn of(init: &Init, own_pid_namespace: bool) -> Life {
+        let cgroup = if own_pid_namespace { None } else { cgroup::of(init.pid) };
+        Life { init: init.clone(), own_pid_namespace, cgroup }
+    }
+
+    /// Whether any process of the container may still run: its mount points must stay then, and its volumes are held.
+    ///
+    /// # Errors
+    /// [`Cause::RuntimeDir`] where the kernel does not say.
+    pub fn may_last(&self) -> Result<bool> {
+        if self.init.lives()? {
+            return Ok(true);
+        }
+        if self.own_pid_namespace || self.init.boot != boot_id()? {
+            return Ok(false);
+        }
+        // With neither a pid namespace nor a cgroup of its own there is no telling.
+        Ok(self.cgroup.as_ref().is_none_or(|cgroup| cgroup::is_populated(cgroup)))
+    }
+
+    /// Whether it can ever be told that the container has ended.
+    #[must_use]
+    pub fn has_an_end(&self) -> bool {
+        self.own_pid_namespace || self.cgroup.is_some()
+    }
+}
+
 /// A live init, held by descriptors that were opened while it lived.
 #[derive(Debug)]
 pub struct Live {
@@ -29,23 +72,26 @@ pub struct Live {
     pub pidfd: OwnedFd,
     /// Its mount namespace.
     pub namespace: OwnedFd,
+    /// Its user namespace, where that is not the hook's.
+    pub user_namespace: Option<UserNamespace>,
 }
 
 impl Live {
-    /// Opens the process that the runtime names.
+    /// Opens the process that the runtime names. A container without a user namespace of its own has the hook's.
     ///
     /// # Errors
     /// [`Cause::Pid`] where there is no such process.
-    pub fn open(pid: i32) -> Result<Live> {
+    pub fn open(pid: i32, user_namespace: bool) -> Result<Live> {
         let gone = || format!("there is no process {pid}");
         let pidfd = sys::pidfd_open(pid).because(Cause::Pid, gone)?;
         let namespace = File::open(format!("/proc/{pid}/ns/mnt")).because(Cause::Pid, gone)?.into();
+        let user_namespace = if user_namespace { UserNamespace::of(pid)? } else { None };
         let (_, start) = status(pid).ok_or_else(|| Error::new(Cause::Pid, gone()))?;
         // It lives still, so all of this was about the process behind the pidfd.
         if sys::has_ended(&pidfd).because(Cause::Pid, gone)? {
             return Err(Error::new(Cause::Pid, format!("process {pid} has ended")));
         }
-        Ok(Live { init: Init { pid, start, boot: boot_id()? }, pidfd, namespace })
+        Ok(Live { init: Init { pid, start, boot: boot_id()? }, pidfd, namespace, user_namespace })
     }
 
     /// Whether its mount namespace is this one.
@@ -131,7 +177,7 @@ mod tests {
 
     #[test]
     fn i_live_and_my_namesakes_do_not() {
-        let live = Live::open(std::process::id() as i32).unwrap();
+        let live = Live::open(std::process::id() as i32, true).unwrap();
         assert!(live.shares_namespace(&own_mount_namespace().unwrap()).unwrap());
         assert!(live.init.lives().unwrap());
         let reused = Init { start: live.init.start + 1, ..live.init.clone() };

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::container::manager::{self, Claims, Manager};
 use crate::container::{BundleConfig, bundle};
 use crate::error::{Because, Cause, Error, Result};
+use crate::me::me;
 use crate::plan::{self, Facts, Plan};
 use crate::{request, sys};
 
@@ -53,7 +54,7 @@ pub fn plan(
         return Ok(None);
     }
     let manager = find_manager(id, bundle_path, config)?;
-    let claims = manager::claims(manager, annotations)?;
+    let claims = manager::claims(manager, annotations, me().identity())?;
     if claims.infra {
         return Ok(None);
     }
@@ -63,7 +64,8 @@ pub fn plan(
     if request.is_empty() {
         return Ok(None);
     }
-    plan::make(Facts { manager, identity: &claims.identity, bundle }, &request, config).map(Some)
+    let facts = Facts { manager, identity: &claims.identity, pod: claims.pod, bundle };
+    plan::make(facts, &request, config).map(Some)
 }
 
 /// Finds the manager by the bundle's real path; the configured directories are resolved only if none matches as

@@ -11,13 +11,15 @@ use std::path::Path;
 
 use crate::attach::HostRoot;
 use crate::config::{Config, Isolator};
-use crate::error::Result;
-use crate::init::Live;
+use crate::error::{Cause, Error, Result};
+use crate::init::{Life, Live};
+use crate::lease::Holder;
 use crate::plan::{Plan, Sandbox};
 use crate::record::{Attached, Line, Record};
 use crate::runtime_dir::RuntimeDir;
 use crate::sandbox::Own;
-use crate::volume::Store;
+use crate::trusted::Missing;
+use crate::volume::Disks;
 
 /// Everything an isolator needs, opened before anything is changed.
 #[derive(Debug)]
@@ -32,8 +34,12 @@ pub struct Job<'a> {
     pub home: &'a OwnedFd,
     /// The container's root filesystem.
     pub host_root: &'a HostRoot,
-    /// Persistent volumes.
-    pub store: &'a Store,
+    /// Where persistent volumes lie.
+    pub disks: &'a Disks<'a>,
+    /// By what the container's end is seen.
+    pub life: &'a Life,
+    /// The container's id and bundle.
+    pub container: (&'a str, &'a str),
     /// Where records lie.
     pub runtime: &'a RuntimeDir,
     /// This container's record, begun.
@@ -64,9 +70,46 @@ impl Job<'_> {
         if self.plan.sandbox != Sandbox::Own {
             return Ok(None);
         }
-        let own = Own::find(self.store, self.plan.manager, &self.record.name, self.config.shares_host_filesystem())?;
+        let Some(work_dir) = self.disks.work_dir(Missing::Tell)? else { return Ok(None) };
+        let user = self.user()?;
+        let own = Own::find(&work_dir, self.plan.manager, &self.record.name, self.config.shares_host_filesystem())?;
         self.announce_sandbox(&own.path, own.missing, self.plan.sandbox_retention == 0)?;
-        own.open(self.plan.uid, self.plan.gid).map(Some)
+        own.open(user.0, user.1).map(Some)
+    }
+
+    /// The container's user and group as the host knows them.
+    ///
+    /// # Errors
+    /// [`Cause::Ownership`] where they have no ids outside the container's user namespace.
+    pub fn user(&self) -> Result<(u32, u32)> {
+        let user = (self.plan.uid, self.plan.gid);
+        let outside = self.live.user_namespace.as_ref().map_or(Some(user), |namespace| namespace.outside(user));
+        outside.ok_or_else(|| {
+            Error::new(
+                Cause::Ownership,
+                format!("the container's user {}:{} has no id outside its user namespace", user.0, user.1),
+            )
+            .remedy("map that user in the container's user namespace")
+        })
+    }
+
+    /// Root of the container as the host knows it; root itself where it has no id.
+    #[must_use]
+    pub fn root(&self) -> (u32, u32) {
+        self.live.user_namespace.as_ref().and_then(|namespace| namespace.outside((0, 0))).unwrap_or((0, 0))
+    }
+
+    /// Who the container is, for its leases.
+    #[must_use]
+    pub fn holder(&self) -> Holder<'_> {
+        Holder {
+            id: self.container.0,
+            bundle: self.container.1,
+            manager: self.plan.manager,
+            identity: &self.plan.identity,
+            pod: self.plan.pod.as_deref(),
+            life: self.life,
+        }
     }
 
     /// Writes down which directory is the sandbox.

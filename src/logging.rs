@@ -10,13 +10,14 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use crate::config::Config;
+use crate::error::{Because, Cause, Result};
 use crate::runtime_dir::{self, RuntimeDir};
-use crate::sys;
+use crate::{clock, sys};
 
 /// A container's log is memory: at this size, in bytes, it starts over.
 const LARGEST: u64 = 64 << 10;
@@ -65,6 +66,30 @@ pub fn discard(runtime: &RuntimeDir, name: &str) {
     }
 }
 
+/// Removes logs that no record speaks of and that nobody has written to for so many seconds, and tells of which.
+///
+/// # Errors
+/// [`Cause::RuntimeDir`].
+pub fn collect(config: &Config, seconds: u64) -> Result<Vec<String>> {
+    let mut removed = Vec::new();
+    let Some(runtime) = RuntimeDir::open_existing(&config.runtime_dir)? else { return Ok(removed) };
+    let doing = || "logs cannot be listed".to_owned();
+    let log = match sys::open_dir(&runtime.root, "log".as_ref(), sys::Resolve::BeneathNoLinks) {
+        Err(error) if error.errno == Errno::ENOENT => return Ok(removed),
+        answer => answer.because(Cause::RuntimeDir, doing)?,
+    };
+    let before = i64::try_from(clock::now().saturating_sub(seconds)).unwrap_or(0);
+    for name in crate::tree::names(&log).because(Cause::RuntimeDir, doing)? {
+        let name = name.to_string_lossy();
+        let modified = sys::open_file_at(&log, &name, OFlag::O_RDONLY, 0).and_then(sys::modified);
+        if modified.is_ok_and(|modified| modified <= before) && sys::stat_at(&runtime.records, &name).is_err() {
+            sys::unlink_at(&log, name.as_ref().as_ref(), false).because(Cause::RuntimeDir, doing)?;
+            removed.push(name.into_owned());
+        }
+    }
+    Ok(removed)
+}
+
 /// Writes to both places; a log that cannot be written stops nothing.
 struct Both;
 
@@ -78,7 +103,7 @@ impl Write for Both {
                 place.file = place.open();
             }
             if let Some(file) = &mut place.file {
-                let _ = file.write_all(&[utc_now().as_bytes(), b" ", line].concat());
+                let _ = file.write_all(&[clock::utc(clock::now()).as_bytes(), b" ", line].concat());
             }
         }
         Ok(line.len())
@@ -98,7 +123,7 @@ const LOOKED_AT: usize = 16;
 impl Place {
     /// Each new log makes up for an old one: crun runs no poststop for a container that was refused.
     fn remove_some_old(&self, root: &OwnedFd, directory: &OwnedFd) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(0));
+        let now = i64::try_from(clock::now()).unwrap_or(0);
         let records = sys::open_place(root, "records".as_ref(), sys::Resolve::BeneathNoLinks);
         let (Ok(records), Ok(names)) = (records, crate::tree::some_names(directory, LOOKED_AT)) else { return };
         for name in names.iter().filter_map(|name| name.to_str()) {
@@ -124,39 +149,5 @@ impl Place {
             file.set_len(0).ok()?;
         }
         Some(file)
-    }
-}
-
-fn utc_now() -> String {
-    utc(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |duration| duration.as_secs()))
-}
-
-/// RFC 3339 of seconds since the epoch. The date by Howard Hinnant's civil_from_days, for years from 1970.
-fn utc(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let of_era = shifted % 146_097;
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    let year = year_of_era + era * 400 + carry;
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn dates() {
-        for (seconds, text) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (1_795_361_999, "2026-11-22T15:39:59Z"),
-            (4_102_444_800, "2100-01-01T00:00:00Z"),
-        ] {
-            assert_eq!(super::utc(seconds), text);
-        }
     }
 }

@@ -12,6 +12,8 @@ pub struct Mount {
     pub id: u64,
     /// Where it is, as the process that was asked about sees it.
     pub mount_point: PathBuf,
+    /// Type of its filesystem.
+    pub filesystem: String,
     /// Peer group that it sends to and receives from.
     pub shared: Option<u64>,
     /// Peer group that it receives from.
@@ -28,15 +30,17 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
     let id = number(fields.next()?)?;
     let mount_point = unescape(fields.nth(3)?);
-    let mut mount = Mount { id, mount_point, shared: None, master: None };
+    let mut mount = Mount { id, mount_point, filesystem: String::new(), shared: None, master: None };
     // After the mount options come optional fields, up to a lone hyphen.
-    for field in fields.skip(1).take_while(|field| *field != b"-") {
+    fields.next();
+    for field in fields.by_ref().take_while(|field| *field != b"-") {
         if let Some(group) = field.strip_prefix(b"shared:") {
             mount.shared = number(group);
         } else if let Some(group) = field.strip_prefix(b"master:") {
             mount.master = number(group);
         }
     }
+    mount.filesystem = String::from_utf8_lossy(fields.next().unwrap_or_default()).into_owned();
     Some(mount)
 }
 
@@ -75,5 +79,6 @@ mod tests {
         assert_eq!(mounts[0].mount_point, PathBuf::from("/a b/\\x\ty"));
         assert_eq!((mounts[0].id, mounts[0].shared, mounts[0].master), (156, None, Some(23)));
         assert_eq!((mounts[1].shared, mounts[1].master), (Some(5), Some(7)));
+        assert_eq!((mounts[0].filesystem.as_str(), mounts[1].filesystem.as_str()), ("tmpfs", "proc"));
     }
 }

@@ -113,7 +113,7 @@ impl MountPoints<'_> {
                         ));
                     }
                     let file = File::of(&stat);
-                    if !Holders::exist(self.runtime, file)? || self.hold_one(place, file)? {
+                    if !Holders::exist(&self.runtime.mount_points, file)? || self.hold_one(place, file)? {
                         return Ok(());
                     }
                 }
@@ -133,7 +133,7 @@ impl MountPoints<'_> {
     /// meanwhile.
     fn hold(&mut self, base: &Base<'_>, relative: &str, fd: &OwnedFd) -> Result<bool> {
         let file = File::of(&stat(fd, relative)?);
-        if !Holders::exist(self.runtime, file)? {
+        if !Holders::exist(&self.runtime.mount_points, file)? {
             // Nobody's. If a hook made a directory above, this one keeps that from being removed.
             return Ok(true);
         }
@@ -149,7 +149,7 @@ impl MountPoints<'_> {
             let shown = components[..length].join("/");
             let Ok(fd) = sys::open_place(base.fd, Path::new(&shown), Resolve::BeneathNoLinks) else { return Ok(false) };
             let file = File::of(&stat(&fd, &shown)?);
-            if Holders::exist(self.runtime, file)? {
+            if Holders::exist(&self.runtime.mount_points, file)? {
                 let parent = components[..length - 1].join("/");
                 let place = Place { within: base.within, parent, name: components[length - 1].to_owned() };
                 if !self.hold_one(place, file)? {
@@ -165,7 +165,7 @@ impl MountPoints<'_> {
         if self.record.holds(file) {
             return Ok(true);
         }
-        let Some(holders) = Holders::open(self.runtime, file)? else {
+        let Some(holders) = Holders::open(&self.runtime.mount_points, &file.name())? else {
             // Its last holder has just removed it: look again.
             return Ok(false);
         };
@@ -259,11 +259,12 @@ impl MountPoints<'_> {
         };
         let file = File::of(&sys::stat_at(directory, &temporary).because(Cause::MountPointUnsafe, doing)?);
         self.record.add(Line::Made { place: place.clone(), temporary: temporary.clone(), file })?;
-        let holders = Holders::create(self.runtime, file)?;
+        let holders = Holders::create(&self.runtime.mount_points, file)?;
+        holders.clear()?;
         holders.add(&self.record.name)?;
         match sys::rename_new(directory, OsStr::new(&temporary), directory, OsStr::new(&name)) {
             Err(error) if error.errno == Errno::EEXIST => {
-                holders.remove(self.runtime)?;
+                holders.remove(&self.runtime.mount_points)?;
                 remove_name(directory, &temporary).because(Cause::MountPointUnsafe, doing)?;
                 Ok(false)
             }
@@ -311,8 +312,8 @@ pub fn remove_temporary(base: &OwnedFd, place: &Place, temporary: &str) -> Resul
 /// # Errors
 /// [`Cause::UndoIncomplete`], [`Cause::RuntimeDir`].
 pub fn release(runtime: &RuntimeDir, base: Option<&OwnedFd>, record: &str, place: &Place, file: File) -> Result<()> {
-    let Some(holders) = Holders::open(runtime, file)? else { return Ok(()) };
-    if holders.others(runtime, record)? {
+    let Some(holders) = Holders::open(&runtime.mount_points, &file.name())? else { return Ok(()) };
+    if holders.others(&runtime.records, record)? {
         return holders.take_out(record);
     }
     let directory = match base {
@@ -329,7 +330,7 @@ pub fn release(runtime: &RuntimeDir, base: Option<&OwnedFd>, record: &str, place
             answer => answer.because(Cause::UndoIncomplete, || format!("{} in /{}", place.name, place.parent))?,
         }
     }
-    holders.remove(runtime)
+    holders.remove(&runtime.mount_points)
 }
 
 fn open_parent(base: &OwnedFd, place: &Place) -> Result<Option<OwnedFd>> {

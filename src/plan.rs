@@ -4,8 +4,9 @@
 //! container paths lead to is found out when the plan is executed.
 #![forbid(unsafe_code)]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use crate::config::disks::{self, Kind};
 use crate::config::{Config, Isolator, Ownership, one_isolator};
 use crate::container::{BundleConfig, Identity, Manager};
 use crate::error::{Cause, Error, Result};
@@ -21,12 +22,18 @@ pub struct Plan {
     pub manager: Manager,
     /// On whose behalf.
     pub identity: Identity,
+    /// The pod, if the container is in one for certain: its containers hold volumes together.
+    pub pod: Option<String>,
     /// The isolator that does it.
     pub isolator: Isolator,
-    /// User of the container, on the host.
+    /// User of the container, inside its user namespace if it has one.
     pub uid: u32,
     /// Group of that user.
     pub gid: u32,
+    /// That user's groups.
+    pub groups: Vec<u32>,
+    /// It has, or joins, a user namespace.
+    pub user_namespace: bool,
     /// The sandbox.
     pub sandbox: Sandbox,
     /// What is attached, in this order: parents first.
@@ -35,8 +42,8 @@ pub struct Plan {
     pub enslave_root: bool,
     /// Make volumes that do not exist.
     pub create_missing_volumes: bool,
-    /// Give volumes to the container's user.
-    pub own_volumes: bool,
+    /// Who owns the root of a volume for which nothing else was decided.
+    pub ownership: Ownership,
     /// Whether all its processes end with its init.
     pub own_pid_namespace: bool,
     /// Seconds for which the sandbox is kept afterwards.
@@ -86,6 +93,8 @@ pub enum Origin {
         role: Role,
         /// Its id.
         id: VolumeId,
+        /// The disk it lies on.
+        disk: DiskChoice,
         /// Directory in it.
         subpath: Option<ContainerPath>,
         /// Several containers may hold it.
@@ -105,6 +114,16 @@ pub enum Origin {
         /// Below the sandbox.
         path: ContainerPath,
     },
+}
+
+/// On which disk a volume is looked for.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskChoice {
+    /// On every disk.
+    Any,
+    /// On this one.
+    One(String),
 }
 
 /// How something is attached.
@@ -146,13 +165,19 @@ pub struct Facts<'a> {
     pub manager: Manager,
     /// On whose behalf.
     pub identity: &'a Identity,
+    /// Its pod, if it is in one for certain.
+    pub pod: Option<&'a str>,
     /// config.json.
     pub bundle: &'a BundleConfig,
 }
 
 /// The refusal for a volume that is not there, and, in the same words, for one that is somebody else's.
 #[must_use]
-pub fn unavailable(role: &Role, id: &VolumeId) -> Error {
+pub fn unavailable(role: &Role, id: &VolumeId, disk: &DiskChoice) -> Error {
+    let disk = match disk {
+        DiskChoice::One(name) if name != disks::ROOT => format!("--disk {} ", shell_word(name)),
+        _ => String::new(),
+    };
     Error::new(
         Cause::VolumeUnavailable,
         format!(
@@ -162,7 +187,7 @@ pub fn unavailable(role: &Role, id: &VolumeId) -> Error {
         ),
     )
     .remedy(format!(
-        "if there should be one: fs-isolator volume create --role {} {}",
+        "if there should be one: fs-isolator volume create --role {} {disk}{}",
         shell_word(role.as_str()),
         shell_word(id.as_str())
     ))
@@ -186,13 +211,6 @@ pub fn shell_word(word: &str) -> String {
 pub fn make(facts: Facts<'_>, request: &Request, config: &Config) -> Result<Plan> {
     let isolator = admit(request, config)?;
     let bundle = facts.bundle;
-    if bundle.user_namespace {
-        return Err(Error::new(
-            Cause::NotSupported,
-            "the container has a user namespace, in which this version cannot give volumes their owners",
-        )
-        .remedy("run it without a user namespace (podman: drop --userns)"));
-    }
     if isolator != Isolator::Posix && !bundle.mount_namespace {
         return Err(Error::new(
             Cause::HostNamespace,
@@ -221,18 +239,21 @@ pub fn make(facts: Facts<'_>, request: &Request, config: &Config) -> Result<Plan
     // Parents first: a child is mounted on top of its parent, whatever the order of asking (MESOS-7770).
     attachments.sort_by(|a, b| (a.target.depth(), &a.target).cmp(&(b.target.depth(), &b.target)));
     check_conflicts(&attachments, isolator, bundle)?;
-    place_missing(&mut attachments, isolator, bundle, &config.work_dir);
+    place_missing(&mut attachments, isolator, bundle, config);
     Ok(Plan {
         manager: facts.manager,
         identity: facts.identity.clone(),
+        pod: facts.pod.map(str::to_owned),
         isolator,
         uid: bundle.uid,
         gid: bundle.gid,
+        groups: bundle.groups.clone(),
+        user_namespace: bundle.user_namespace,
         sandbox,
         attachments,
         enslave_root: isolator != Isolator::Posix && !bundle.asks_for_shared(),
         create_missing_volumes: config.create_missing_volumes,
-        own_volumes: config.ownership != Ownership::Never && bundle.uid != 0,
+        ownership: config.ownership,
         own_pid_namespace: bundle.own_pid_namespace,
         sandbox_retention: config.sandbox_retention,
     })
@@ -270,13 +291,6 @@ fn attachment(
     let mut why = Vec::new();
     let from = match &volume.source {
         Source::Persistent { id, role, disk, size_mb } => {
-            if *disk != Disk::Root {
-                return Err(Error::new(
-                    Cause::NotSupported,
-                    "the volume names a disk, and this version has only the one below work_dir",
-                )
-                .remedy("drop the disk"));
-            }
             let role = match role.as_ref().or(request.role.as_ref()) {
                 Some(role) => role.clone(),
                 None => {
@@ -285,12 +299,15 @@ fn attachment(
                     role
                 }
             };
+            let disk = choose_disk(disk, config);
             if !config.may_use(facts.identity, &role) {
-                return Err(unavailable(&role, id));
+                return Err(unavailable(&role, id, &disk.unwrap_or(DiskChoice::Any)));
             }
+            let disk = disk?;
             Origin::Volume {
                 role,
                 id: id.clone(),
+                disk,
                 subpath: volume.subpath.clone(),
                 shared: volume.shared,
                 size_mb: *size_mb,
@@ -361,6 +378,28 @@ fn attachment(
         }
     };
     Ok(Attachment { label: volume.label(), from, target, in_sandbox, how, missing: Missing::Make, why })
+}
+
+/// The disk that a request means: by name, or by the root that Mesos knows it by.
+fn choose_disk(asked: &Disk, config: &Config) -> Result<DiskChoice> {
+    let by_root = |kind: Kind, root: &str| {
+        let root = config.work_dir.join(root);
+        let same = |disk: &&disks::Disk| disk.kind == kind && disk.root.components().eq(root.components());
+        config.disks.iter().find(same).map(|disk| DiskChoice::One(disk.name.clone())).ok_or_else(|| {
+            Error::new(
+                Cause::DiskUnknown,
+                format!("there is no disk with the root {} in the configuration", root.display()),
+            )
+        })
+    };
+    match asked {
+        Disk::Any if config.disks.is_empty() => Ok(DiskChoice::One(disks::ROOT.to_owned())),
+        Disk::Any => Ok(DiskChoice::Any),
+        Disk::Root => Ok(DiskChoice::One(disks::ROOT.to_owned())),
+        Disk::Named(name) => config.disk(name).map(|disk| DiskChoice::One(disk.name)),
+        Disk::Path(root) => by_root(Kind::Path, root),
+        Disk::Mount(root) => by_root(Kind::Mount, root),
+    }
 }
 
 fn allowed_host_path(identity: &Identity, config: &Config, path: &str, mode: Mode) -> Result<Origin> {
@@ -501,7 +540,7 @@ fn check_conflicts(attachments: &[Attachment], isolator: Isolator, bundle: &Bund
 }
 
 /// Decides where a mount point may be made: in the sandbox and in the container's own root only.
-fn place_missing(attachments: &mut [Attachment], isolator: Isolator, bundle: &BundleConfig, work_dir: &Path) {
+fn place_missing(attachments: &mut [Attachment], isolator: Isolator, bundle: &BundleConfig, config: &Config) {
     for index in 0..attachments.len() {
         let attachment = &attachments[index];
         if isolator == Isolator::Shared {
@@ -512,7 +551,7 @@ fn place_missing(attachments: &mut [Attachment], isolator: Isolator, bundle: &Bu
         // The deepest thing that covers the target decides.
         let volume = attachments[..index].iter().rev().find_map(|other| {
             let rest = attachment.target.within(&other.target)?;
-            Some((other.target.depth(), covered_by(other, rest, work_dir)))
+            Some((other.target.depth(), covered_by(other, rest, config)))
         });
         let mount = bundle.mounts.iter().rev().filter_map(|mount| {
             let destination = mount.destination.as_ref()?;
@@ -531,10 +570,20 @@ fn place_missing(attachments: &mut [Attachment], isolator: Isolator, bundle: &Bu
     }
 }
 
-fn covered_by(other: &Attachment, rest: &[String], work_dir: &Path) -> Missing {
+/// Where a volume lies; on whichever disk it may be, `work_dir` stands for it.
+#[must_use]
+pub fn volume_path(config: &Config, disk: &DiskChoice, role: &Role, id: &VolumeId) -> PathBuf {
+    let name = match disk {
+        DiskChoice::Any => disks::ROOT,
+        DiskChoice::One(name) => name,
+    };
+    config.disk(name).map(|disk| crate::volume::disk::path_of(&disk, role, id)).unwrap_or_default()
+}
+
+fn covered_by(other: &Attachment, rest: &[String], config: &Config) -> Missing {
     match &other.from {
-        Origin::Volume { role, id, subpath, .. } => {
-            let mut path = work_dir.join("volumes/roles").join(role.directory()).join(id.as_str());
+        Origin::Volume { role, id, disk, subpath, .. } => {
+            let mut path = volume_path(config, disk, role, id);
             if let Some(subpath) = subpath {
                 path.push(subpath.relative());
             }
@@ -564,7 +613,7 @@ mod tests {
 
     fn plan_with(bundle: &BundleConfig, config: &Config, volumes: &str) -> Result<Plan> {
         let request = Request { volumes: request::volumes(volumes)?, ..Request::default() };
-        make(Facts { manager: Manager::Local, identity: &Identity::Root, bundle }, &request, config)
+        make(Facts { manager: Manager::Local, identity: &Identity::Root, pod: None, bundle }, &request, config)
     }
 
     fn linux(volumes: &str) -> Result<Plan> {
@@ -669,7 +718,7 @@ mod tests {
             ("filesystem/linux", "secret=s:y", Cause::NotSupported),
             ("filesystem/linux", "sandbox=s:/y", Cause::NotSupported),
             ("filesystem/linux", "parent=s:y", Cause::NotSupported),
-            ("filesystem/linux", "a:x:disk=fast", Cause::NotSupported),
+            ("filesystem/linux", "a:x:disk=fast", Cause::DiskUnknown),
             (
                 "filesystem/linux",
                 r#"[{"container_path":"x","mode":"RW","image":{"type":"DOCKER"}}]"#,
@@ -698,10 +747,10 @@ mod tests {
         ] {
             let mut posix = bundle();
             posix.cwd = cwd.into();
-            let error = plan_with(&posix, &Config::default(), "a:x").unwrap_err();
+            let error = plan_with(&posix, &config(""), "a:x").unwrap_err();
             assert_eq!(error.cause(), Cause::PosixSandbox, "{cwd}");
         }
-        let error = plan_with(&bundle(), &Config::default(), "a:x").unwrap_err();
+        let error = plan_with(&bundle(), &config(""), "a:x").unwrap_err();
         assert!(error.to_string().contains(r#"{"isolation": "filesystem/linux"}"#), "{error}");
     }
 
@@ -722,18 +771,18 @@ mod tests {
     fn a_foreign_role_reads_like_a_missing_volume() {
         let team = Identity::Namespace("team-a".to_owned());
         let bundle = bundle();
-        let facts = Facts { manager: Manager::CriO, identity: &team, bundle: &bundle };
+        let facts = Facts { manager: Manager::CriO, identity: &team, pod: None, bundle: &bundle };
         let request = Request { volumes: request::volumes("db:data:role=victim").unwrap(), ..Request::default() };
         let error = make(facts, &request, &config("filesystem/linux")).unwrap_err();
         let (role, id) = (Role::parse("victim").unwrap(), VolumeId::parse("db").unwrap());
-        assert_eq!(error.to_string(), unavailable(&role, &id).volume("db:data").to_string());
+        assert_eq!(error.to_string(), unavailable(&role, &id, &DiskChoice::Any).volume("db:data").to_string());
     }
 
     #[test]
     fn what_a_container_may_choose() {
         let request = |name: &str| Request { isolation: Some(name.to_owned()), sandbox: true, ..Request::default() };
         let bundle = bundle();
-        let facts = Facts { manager: Manager::Local, identity: &Identity::Root, bundle: &bundle };
+        let facts = Facts { manager: Manager::Local, identity: &Identity::Root, pod: None, bundle: &bundle };
         let config =
             Config::parse(br#"{"isolation":"filesystem/linux","allowed_isolation":["filesystem/shared"]}"#).unwrap();
         assert_eq!(make(facts, &request("filesystem/shared"), &config).unwrap().isolator, Isolator::Shared);
@@ -747,7 +796,7 @@ mod tests {
         config.request_token = Some("0123456789abcdef".to_owned());
         let mut request = Request { volumes: request::volumes("a:x").unwrap(), ..Request::default() };
         let bundle = bundle();
-        let facts = Facts { manager: Manager::Local, identity: &Identity::Root, bundle: &bundle };
+        let facts = Facts { manager: Manager::Local, identity: &Identity::Root, pod: None, bundle: &bundle };
         assert_eq!(make(facts, &request, &config).unwrap_err().cause(), Cause::Token);
         request.token = config.request_token.clone();
         assert!(make(facts, &request, &config).is_ok());
@@ -760,8 +809,5 @@ mod tests {
         for isolator in ["filesystem/linux", "filesystem/shared"] {
             assert_eq!(plan_with(&host, &config(isolator), "a:/x").unwrap_err().cause(), Cause::HostNamespace);
         }
-        let mut user = bundle();
-        user.user_namespace = true;
-        assert_eq!(plan_with(&user, &config("filesystem/linux"), "a:x").unwrap_err().cause(), Cause::NotSupported);
     }
 }

@@ -6,16 +6,13 @@
 //! what the container must have.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup;
-use crate::config::Isolator;
+use crate::config::{Isolator, disks};
 use crate::container::{Identity, Manager};
 use crate::error::{Cause, Error, Result};
 use crate::holders::File;
-use crate::init::{Init, boot_id};
+use crate::init::Life;
 use crate::request::names::{Role, VolumeId};
 use crate::runtime_dir::{LARGEST, Locked, Open, RuntimeDir};
 use crate::sys::{FileId, MountAttributes};
@@ -38,31 +35,11 @@ pub struct Header {
     pub identity: Identity,
     /// The isolator that did it.
     pub isolator: Isolator,
-    /// The container's init.
-    pub init: Init,
-    /// Whether all the container's processes end with its init.
-    pub own_pid_namespace: bool,
-    /// Where they do not: the cgroup in which they are, if it has one of its own.
-    pub cgroup: Option<PathBuf>,
+    /// By what it can be told whether the container lives.
+    #[serde(flatten)]
+    pub life: Life,
     /// The container's root filesystem on the host.
     pub root: Base,
-}
-
-impl Header {
-    /// Whether any process of the container may still run. Its mount points must stay then.
-    ///
-    /// # Errors
-    /// [`Cause::RuntimeDir`] where the kernel does not say.
-    pub fn may_live(&self) -> Result<bool> {
-        if self.init.lives()? {
-            return Ok(true);
-        }
-        if self.own_pid_namespace || self.init.boot != boot_id()? {
-            return Ok(false);
-        }
-        // With neither a pid namespace nor a cgroup of its own there is no telling.
-        Ok(self.cgroup.as_ref().is_none_or(|cgroup| cgroup::is_populated(cgroup)))
-    }
 }
 
 /// A directory on the host below which something was made.
@@ -131,8 +108,16 @@ pub enum Line {
         /// What it is.
         file: File,
     },
+    /// A volume is about to be held.
+    Lease {
+        /// Its directory.
+        volume: File,
+    },
     /// A volume is about to be made, because it was missing. It gets its id when all else is done.
     MakingVolume {
+        /// The disk it lies on.
+        #[serde(default = "root_disk")]
+        disk: String,
         /// Its role.
         role: Role,
         /// Name of its directory until then.
@@ -143,6 +128,11 @@ pub enum Line {
         /// What the container must have now.
         attachments: Vec<Attached>,
     },
+}
+
+/// Records of the first version's beginnings knew one disk.
+fn root_disk() -> String {
+    disks::ROOT.to_owned()
 }
 
 /// One thing a container must have.
@@ -173,6 +163,9 @@ pub struct VolumeRecord {
     pub role: Role,
     /// Its id.
     pub id: VolumeId,
+    /// The disk it lies on.
+    #[serde(default = "root_disk")]
+    pub disk: String,
     /// Its directory.
     pub file: FileId,
 }
@@ -269,7 +262,7 @@ impl Record {
     /// A name that nothing else in any directory has.
     pub fn temporary_name(&mut self) -> String {
         self.makings += 1;
-        let init = self.header.as_ref().map_or((0, 0), |header| (header.init.pid, header.init.start));
+        let init = self.header.as_ref().map_or((0, 0), |header| (header.life.init.pid, header.life.init.start));
         format!(".fs-isolator.{}.{:x}.{}", init.0, init.1, self.makings)
     }
 

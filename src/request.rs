@@ -49,6 +49,8 @@ pub enum Propagation {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Disk {
+    /// Whichever has it.
+    Any,
     /// Mesos's ROOT: below `work_dir`.
     Root,
     /// A name from the configuration's `disks`.

@@ -13,7 +13,7 @@ use crate::error::{Because, Cause, Error, Result};
 use crate::sys::{self, Resolve};
 use crate::tree;
 use crate::trusted::{self, Missing};
-use crate::volume::Store;
+use crate::volume::Disk;
 
 /// Permission bits of a sandbox, as Mesos's since 1.6 (mesos.md B1).
 pub const MODE: u32 = 0o750;
@@ -40,11 +40,11 @@ impl Own {
     ///
     /// # Errors
     /// [`Cause::ConfigUnsafe`], [`Cause::Sandbox`].
-    pub fn find(store: &Store, manager: Manager, name: &str, reachable: bool) -> Result<Own> {
+    pub fn find(work_dir: &Disk, manager: Manager, name: &str, reachable: bool) -> Result<Own> {
         let names = ["sandboxes", manager.name()];
         let parents = Missing::Make(if reachable { 0o711 } else { 0o700 });
-        let parent = trusted::open_dir_below(store.fd(), store.path(), &names, parents)?;
-        let path = store.path().join("sandboxes").join(manager.name()).join(name);
+        let parent = trusted::open_dir_below(work_dir.fd(), work_dir.path(), &names, parents)?;
+        let path = work_dir.path().join("sandboxes").join(manager.name()).join(name);
         let parent = parent.ok_or_else(|| Error::new(Cause::Sandbox, format!("{} cannot be made", path.display())))?;
         let missing = match sys::stat_at(&parent, name) {
             Ok(_) => false,
@@ -93,14 +93,14 @@ pub fn remove(path: &Path) -> Result<()> {
 ///
 /// # Errors
 /// [`Cause::Sandbox`] where the name is taken or no name.
-pub fn create(store: &Store, name: &str, uid: u32, gid: u32) -> Result<PathBuf> {
+pub fn create(work_dir: &Disk, name: &str, uid: u32, gid: u32) -> Result<PathBuf> {
     if crate::request::names::VolumeId::parse(name).is_err() {
         return Err(Error::new(Cause::Sandbox, format!("{name:?} cannot be the name of a directory"))
             .remedy("use a name without / and control characters"));
     }
-    let path = store.path().join("sandboxes").join(MADE_BY_HAND).join(name);
+    let path = work_dir.path().join("sandboxes").join(MADE_BY_HAND).join(name);
     let names = ["sandboxes", MADE_BY_HAND];
-    let Some(parent) = trusted::open_dir_below(store.fd(), store.path(), &names, Missing::Make(0o711))? else {
+    let Some(parent) = trusted::open_dir_below(work_dir.fd(), work_dir.path(), &names, Missing::Make(0o711))? else {
         return Err(Error::new(Cause::Sandbox, format!("{} cannot be made", path.display())));
     };
     let temporary = format!("{}new.{}", crate::request::names::RESERVED, std::process::id());

@@ -167,6 +167,12 @@ impl Stat {
         self.mode & libc::S_IFMT == libc::S_IFDIR
     }
 
+    /// Whether it is a regular file.
+    #[must_use]
+    pub fn is_file(&self) -> bool {
+        self.mode & libc::S_IFMT == libc::S_IFREG
+    }
+
     /// Whether it is a symbolic link.
     #[must_use]
     pub fn is_link(&self) -> bool {
@@ -230,9 +236,21 @@ const AT_RECURSIVE: libc::c_uint = 0x8000;
 /// # Errors
 /// Whatever open_tree(2) answers; `EINVAL` for unbindable mounts.
 pub fn clone_tree(fd: impl AsFd) -> Result<OwnedFd> {
-    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as libc::c_uint | AT_RECURSIVE | libc::AT_EMPTY_PATH as libc::c_uint;
+    open_tree(fd.as_fd(), AT_RECURSIVE)
+}
+
+/// A detached copy of the mount below `fd`, without its submounts: open_tree(2).
+///
+/// # Errors
+/// As [`clone_tree`].
+pub fn clone_mount(fd: impl AsFd) -> Result<OwnedFd> {
+    open_tree(fd.as_fd(), 0)
+}
+
+fn open_tree(fd: BorrowedFd<'_>, flags: libc::c_uint) -> Result<OwnedFd> {
+    let flags = flags | OPEN_TREE_CLONE | libc::O_CLOEXEC as libc::c_uint | libc::AT_EMPTY_PATH as libc::c_uint;
     // SAFETY: an empty NUL-terminated path with AT_EMPTY_PATH, and an open descriptor.
-    let answer = unsafe { libc::syscall(libc::SYS_open_tree, fd.as_fd().as_raw_fd(), c"".as_ptr(), flags) };
+    let answer = unsafe { libc::syscall(libc::SYS_open_tree, fd.as_raw_fd(), c"".as_ptr(), flags) };
     let raw = Errno::result(answer).named("open_tree", "")?;
     // SAFETY: a successful open_tree returns a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(raw as libc::c_int) })
@@ -308,24 +326,38 @@ pub fn mount_setattr(
     propagation: SetPropagation,
     recursive: bool,
 ) -> Result<()> {
-    let raw = RawMountAttr {
-        attr_set: attributes.bits(),
-        attr_clr: 0,
-        propagation: match propagation {
-            SetPropagation::Slave => libc::MS_SLAVE,
-            SetPropagation::Private => libc::MS_PRIVATE,
-        },
-        userns_fd: 0,
+    let propagation = match propagation {
+        SetPropagation::Slave => libc::MS_SLAVE,
+        SetPropagation::Private => libc::MS_PRIVATE,
     };
+    let raw = RawMountAttr { attr_set: attributes.bits(), attr_clr: 0, propagation, userns_fd: 0 };
+    raw_mount_setattr(mount.as_fd(), &raw, recursive)
+}
+
+const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
+
+/// Maps the ids of a detached tree, and of all that is mounted in it, by a user namespace: what belongs to id N on
+/// disk belongs to N in that namespace.
+///
+/// # Errors
+/// Whatever mount_setattr(2) answers: `EINVAL` where a filesystem in the tree cannot be mapped, `EPERM` where its
+/// superblock belongs to a user namespace in which the caller has no CAP_SYS_ADMIN.
+pub fn idmap(tree: impl AsFd, user_namespace: impl AsFd) -> Result<()> {
+    let userns_fd = user_namespace.as_fd().as_raw_fd() as u64;
+    let raw = RawMountAttr { attr_set: MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd };
+    raw_mount_setattr(tree.as_fd(), &raw, true)
+}
+
+fn raw_mount_setattr(mount: BorrowedFd<'_>, raw: &RawMountAttr, recursive: bool) -> Result<()> {
     let flags = libc::AT_EMPTY_PATH as libc::c_uint | if recursive { AT_RECURSIVE } else { 0 };
     // SAFETY: the struct matches the kernel's first version, whose size is passed; the path is empty.
     let answer = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            mount.as_fd().as_raw_fd(),
+            mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const raw,
+            std::ptr::from_ref(raw),
             size_of::<RawMountAttr>(),
         )
     };
@@ -571,6 +603,15 @@ pub fn chown(fd: impl AsFd, uid: u32, gid: u32) -> Result<()> {
     nix::unistd::fchownat(fd, "", uid, gid, AtFlags::AT_EMPTY_PATH).named("fchownat", "")
 }
 
+/// Sets the group of what is open (`O_PATH` included), and leaves its owner.
+///
+/// # Errors
+/// Whatever fchownat(2) answers.
+pub fn chgrp(fd: impl AsFd, gid: u32) -> Result<()> {
+    let gid = Some(nix::unistd::Gid::from_raw(gid));
+    nix::unistd::fchownat(fd, "", None, gid, AtFlags::AT_EMPTY_PATH).named("fchownat", "")
+}
+
 /// Sets the permission bits of a directory that was opened for reading.
 ///
 /// # Errors
@@ -628,6 +669,68 @@ pub fn modified(fd: impl AsFd) -> Result<i64> {
     raw_statx(fd.as_fd(), c"", libc::AT_EMPTY_PATH, libc::STATX_MTIME)
         .map(|raw| raw.stx_mtime.tv_sec)
         .named("statx", "")
+}
+
+/// Reads an extended attribute of at most 64 KiB; `None` where the file has none of this name.
+///
+/// # Errors
+/// `EOPNOTSUPP` where the filesystem has no extended attributes, or whatever else fgetxattr(2) answers.
+pub fn get_xattr(fd: impl AsFd, name: &CStr) -> Result<Option<Vec<u8>>> {
+    let mut value = vec![0_u8; 64 << 10];
+    // SAFETY: `name` is NUL-terminated, and the kernel writes at most the length that is passed.
+    let answer =
+        unsafe { libc::fgetxattr(fd.as_fd().as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    match Errno::result(answer) {
+        Err(Errno::ENODATA) => Ok(None),
+        answer => {
+            value.truncate(answer.named("fgetxattr", format_args!("{name:?}"))?.unsigned_abs());
+            Ok(Some(value))
+        }
+    }
+}
+
+/// Sets an extended attribute.
+///
+/// # Errors
+/// As [`get_xattr`]; `EPERM` for `trusted.` without CAP_SYS_ADMIN in the first user namespace.
+pub fn set_xattr(fd: impl AsFd, name: &CStr, value: &[u8]) -> Result<()> {
+    // SAFETY: `name` is NUL-terminated, and the kernel reads the length that is passed.
+    let answer =
+        unsafe { libc::fsetxattr(fd.as_fd().as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    Errno::result(answer).map(drop).named("fsetxattr", format_args!("{name:?}"))
+}
+
+/// Removes an extended attribute, if it is there.
+///
+/// # Errors
+/// As [`set_xattr`].
+pub fn remove_xattr(fd: impl AsFd, name: &CStr) -> Result<()> {
+    // SAFETY: `name` is NUL-terminated.
+    let answer = unsafe { libc::fremovexattr(fd.as_fd().as_raw_fd(), name.as_ptr()) };
+    match Errno::result(answer) {
+        Err(Errno::ENODATA) => Ok(()),
+        answer => answer.map(drop).named("fremovexattr", format_args!("{name:?}")),
+    }
+}
+
+/// Sets the last modification to now.
+///
+/// # Errors
+/// Whatever utimensat(2) answers.
+pub fn touch(fd: impl AsFd) -> Result<()> {
+    use nix::sys::time::TimeSpec;
+    nix::sys::stat::futimens(fd, &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_NOW).named("futimens", "")
+}
+
+/// How much of a filesystem is in use, from 0 to 1, as df(1) counts: what only root may fill is in use.
+///
+/// # Errors
+/// Whatever fstatfs(2) answers.
+pub fn usage(fd: impl AsFd) -> Result<f64> {
+    let raw = nix::sys::statfs::fstatfs(fd).named("fstatfs", "")?;
+    let used = raw.blocks().saturating_sub(raw.blocks_free()) as f64;
+    let total = used + raw.blocks_available() as f64;
+    Ok(if total > 0.0 { used / total } else { 0.0 })
 }
 
 /// Opens the mount table of the namespace that this process is in, through `/proc/self/fd` opened earlier.

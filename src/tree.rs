@@ -26,6 +26,14 @@ const AT_ONCE: usize = 1024;
 /// What openat2(2), getdents(2), renameat2(2) or unlinkat(2) answer: `EXDEV` where something is mounted. What
 /// was deleted until then is gone.
 pub fn remove(parent: impl AsFd, name: &OsStr) -> Result<()> {
+    remove_counting(parent, name, &mut |_| {})
+}
+
+/// As [`remove`], and tells of each file or directory that is gone: how many that makes.
+///
+/// # Errors
+/// As [`remove`].
+pub fn remove_counting(parent: impl AsFd, name: &OsStr, tell: &mut dyn FnMut(u64)) -> Result<()> {
     let top = match open(&parent, name) {
         Err(error) if error.errno == Errno::ENOENT => return Ok(()),
         Err(error) if error.errno == Errno::ENOTDIR || error.errno == Errno::ELOOP => {
@@ -33,7 +41,7 @@ pub fn remove(parent: impl AsFd, name: &OsStr) -> Result<()> {
         }
         answer => answer?,
     };
-    empty(&top)?;
+    Emptying { top: &top, moved: 0, removed: 0, tell }.level(&top, 0)?;
     drop(top);
     sys::unlink_at(&parent, name, true)
 }
@@ -43,49 +51,67 @@ pub fn remove(parent: impl AsFd, name: &OsStr) -> Result<()> {
 /// # Errors
 /// As [`remove`].
 pub fn empty(top: &OwnedFd) -> Result<()> {
-    empty_level(top, top, 0, &mut 0)
+    empty_counting(top, &mut |_| {})
 }
 
-/// Deletes what is in `directory`. What is too deep is moved to the top, where it is met again.
-fn empty_level(top: &OwnedFd, directory: &OwnedFd, depth: usize, moved: &mut u64) -> Result<()> {
-    loop {
-        let names = entries(directory, AT_ONCE)?;
-        if names.is_empty() {
-            return Ok(());
-        }
-        for (name, kind) in names {
-            if kind.is_some_and(|kind| kind != Type::Directory) {
-                remove_file(directory, &name)?;
-                continue;
+/// As [`empty`], and tells as [`remove_counting`].
+///
+/// # Errors
+/// As [`remove`].
+pub fn empty_counting(top: &OwnedFd, tell: &mut dyn FnMut(u64)) -> Result<()> {
+    Emptying { top, moved: 0, removed: 0, tell }.level(top, 0)
+}
+
+struct Emptying<'a> {
+    top: &'a OwnedFd,
+    /// Directories that were too deep and are at the top now.
+    moved: u64,
+    removed: u64,
+    tell: &'a mut dyn FnMut(u64),
+}
+
+impl Emptying<'_> {
+    /// Deletes what is in `directory`. What is too deep is moved to the top, where it is met again.
+    fn level(&mut self, directory: &OwnedFd, depth: usize) -> Result<()> {
+        loop {
+            let names = entries(directory, AT_ONCE)?;
+            if names.is_empty() {
+                return Ok(());
             }
-            let child = match open(directory, &name) {
-                Err(error) if error.errno == Errno::ENOENT => continue,
-                Err(error) if error.errno == Errno::ENOTDIR || error.errno == Errno::ELOOP => {
-                    remove_file(directory, &name)?;
+            for (name, kind) in names {
+                if kind.is_some_and(|kind| kind != Type::Directory) {
+                    self.unlink(directory, &name, false)?;
                     continue;
                 }
-                answer => answer?,
-            };
-            if depth >= DEEPEST {
-                *moved += 1;
-                let aside = OsString::from(format!(".fs-isolator.deep.{}.{moved}", std::process::id()));
-                sys::rename_new(directory, &name, top, &aside)?;
-                continue;
-            }
-            empty_level(top, &child, depth + 1, moved)?;
-            drop(child);
-            match sys::unlink_at(directory, &name, true) {
-                Err(error) if error.errno == Errno::ENOENT => {}
-                answer => answer?,
+                let child = match open(directory, &name) {
+                    Err(error) if error.errno == Errno::ENOENT => continue,
+                    Err(error) if error.errno == Errno::ENOTDIR || error.errno == Errno::ELOOP => {
+                        self.unlink(directory, &name, false)?;
+                        continue;
+                    }
+                    answer => answer?,
+                };
+                if depth >= DEEPEST {
+                    self.moved += 1;
+                    let aside = OsString::from(format!(".fs-isolator.deep.{}.{}", std::process::id(), self.moved));
+                    sys::rename_new(directory, &name, self.top, &aside)?;
+                    continue;
+                }
+                self.level(&child, depth + 1)?;
+                drop(child);
+                self.unlink(directory, &name, true)?;
             }
         }
     }
-}
 
-fn remove_file(directory: &OwnedFd, name: &OsStr) -> Result<()> {
-    match sys::unlink_at(directory, name, false) {
-        Err(error) if error.errno == Errno::ENOENT => Ok(()),
-        answer => answer,
+    fn unlink(&mut self, directory: &OwnedFd, name: &OsStr, is_directory: bool) -> Result<()> {
+        match sys::unlink_at(directory, name, is_directory) {
+            Err(error) if error.errno == Errno::ENOENT => {}
+            answer => answer?,
+        }
+        self.removed += 1;
+        (self.tell)(self.removed);
+        Ok(())
     }
 }
 

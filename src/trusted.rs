@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use crate::error::{Because, Cause, Error, Result};
+use crate::me::{Me, me};
 use crate::sys::{self, Resolve, Stat};
 
 /// What to do where a component is missing.
@@ -105,30 +106,61 @@ fn descend(base: &OwnedFd, shown: &Path, names: &[&Path], missing: Missing, last
     Ok(current)
 }
 
+/// Whether the way to a directory is closed to other users of the host.
+///
+/// # Errors
+/// [`Cause::ConfigUnsafe`].
+pub fn is_closed(path: &Path) -> Result<bool> {
+    let doing = || format!("{} cannot be looked at", path.display());
+    let mut current =
+        sys::open_place(sys::cwd(), Path::new("/"), Resolve::NoLinks).because(Cause::ConfigUnsafe, doing)?;
+    for component in path.components() {
+        let Component::Normal(name) = component else { continue };
+        current =
+            sys::open_place(&current, Path::new(name), Resolve::BeneathNoLinks).because(Cause::ConfigUnsafe, doing)?;
+        if !lets_others_pass(&sys::stat(&current).because(Cause::ConfigUnsafe, doing)?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether anybody but root may pass a directory: its owner and its group are others too.
+#[must_use]
+pub fn lets_others_pass(stat: &Stat) -> bool {
+    let passes = |bit: u32| stat.mode & bit != 0;
+    passes(0o001) || (stat.uid != 0 && passes(0o100)) || (stat.gid != 0 && passes(0o010))
+}
+
 /// The user to whom files of unmapped users seem to belong (`/proc/sys/kernel/overflowuid`).
 const OVERFLOW: u32 = 65534;
 
 fn check(fd: &OwnedFd, shown: &Path) -> Result<()> {
     let shown = shown.display();
     let stat = sys::stat(fd).because(Cause::ConfigUnsafe, || format!("{shown} cannot be looked at"))?;
-    match fault(&stat) {
+    match fault(&stat, me()) {
         None => Ok(()),
-        Some(fault) if stat.uid == OVERFLOW => Err(Error::new(
-            Cause::NotSupported,
-            format!("{shown} {fault}: this looks like a rootless container, which this version does not serve"),
-        )
-        .remedy("run the container as root of the host")),
-        Some(fault) => Err(Error::new(Cause::ConfigUnsafe, format!("{shown} {fault}"))
-            .remedy(format!("chown root {shown} && chmod go-w {shown}"))),
+        Some(fault) => {
+            let owner = if me().user.is_some() { me().uid.to_string() } else { "root".to_owned() };
+            Err(Error::new(Cause::ConfigUnsafe, format!("{shown} {fault}"))
+                .remedy(format!("chown {owner} {shown} && chmod go-w {shown}")))
+        }
     }
 }
 
-/// What makes a file one that others could change.
-fn fault(stat: &Stat) -> Option<String> {
+/// What makes a file one that others could change. For a user's rootless containers, root of the host counts as the
+/// administrator too; in their user namespace it looks like nobody.
+fn fault(stat: &Stat, me: &Me) -> Option<String> {
+    let administrator = match (&me.user, me.in_namespace) {
+        (None, _) => stat.uid == 0,
+        (Some(_), true) => stat.uid == me.uid || stat.uid == OVERFLOW,
+        (Some(_), false) => stat.uid == me.uid || stat.uid == 0,
+    };
     if stat.is_link() {
         Some("is a symbolic link".to_owned())
-    } else if stat.uid != 0 {
-        Some(format!("belongs to user {} and not to root", stat.uid))
+    } else if !administrator {
+        let whose = if me.user.is_some() { "neither to root nor to you" } else { "not to root" };
+        Some(format!("belongs to user {} and {whose}", stat.uid))
     } else if stat.mode & 0o022 != 0 {
         Some(format!("is writable by others (mode {:04o})", stat.permissions()))
     } else {
@@ -145,10 +177,48 @@ mod tests {
     fn only_root_may_write() {
         let stat =
             |uid, mode| Stat { id: FileId { dev: 0, ino: 0 }, mount: 0, mode, uid, gid: 7, mount_root: false, born: 0 };
-        assert_eq!(fault(&stat(0, 0o040_755)), None);
-        assert_eq!(fault(&stat(0, 0o100_640)), None);
+        let root = Me { user: None, uid: 0, gid: 0, in_namespace: false };
+        assert_eq!(fault(&stat(0, 0o040_755), &root), None);
+        assert_eq!(fault(&stat(0, 0o100_640), &root), None);
         for (uid, mode) in [(1000, 0o040_755), (0, 0o040_775), (0, 0o041_777), (0, 0o100_602), (0, 0o120_777)] {
-            assert!(fault(&stat(uid, mode)).is_some(), "{uid} {mode:o}");
+            assert!(fault(&stat(uid, mode), &root).is_some(), "{uid} {mode:o}");
+        }
+        let user = crate::me::User { uid: 1000, home: "/home/u".into() };
+        let rootless = Me { user: Some(user.clone()), uid: 0, gid: 0, in_namespace: true };
+        let plain = Me { user: Some(user), uid: 1000, gid: 1000, in_namespace: false };
+        for (me, uid, trusted) in [
+            (&root, OVERFLOW, false),
+            (&rootless, 0, true),
+            (&rootless, OVERFLOW, true),
+            (&rootless, 1000, false),
+            (&plain, 1000, true),
+            (&plain, 0, true),
+            (&plain, 1001, false),
+        ] {
+            assert_eq!(fault(&stat(uid, 0o040_755), me).is_none(), trusted, "{me:?} {uid}");
+            assert!(fault(&stat(uid, 0o041_777), me).is_some());
+        }
+    }
+
+    #[test]
+    fn a_directory_of_somebody_lets_somebody_pass() {
+        let stat = |uid, gid, mode| Stat {
+            id: FileId { dev: 0, ino: 0 },
+            mount: 0,
+            mode,
+            uid,
+            gid,
+            mount_root: false,
+            born: 0,
+        };
+        for (uid, gid, mode, passes) in [
+            (0, 0, 0o750, false),
+            (0, 0, 0o711, true),
+            (0, 5, 0o750, true),
+            (1000, 0, 0o700, true),
+            (0, 5, 0o700, false),
+        ] {
+            assert_eq!(lets_others_pass(&stat(uid, gid, mode)), passes, "{uid}:{gid} {mode:o}");
         }
     }
 

@@ -6,7 +6,9 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::lease;
 use crate::mountpoint;
 use crate::record::{Base, Line, Record, Within};
 use crate::request::names::Role;
@@ -14,7 +16,7 @@ use crate::runtime_dir::{Open, RuntimeDir};
 use crate::sandbox;
 use crate::sys::{self, Resolve};
 use crate::trusted::Missing;
-use crate::volume::Store;
+use crate::volume::{Disks, make};
 
 /// Most records of other containers that one prestart undoes.
 const REAPED_AT_MOST: usize = 2;
@@ -29,7 +31,7 @@ const NAMES: usize = 64;
 ///
 /// # Errors
 /// One for each thing that could not be undone; the record is kept then.
-pub fn undo(runtime: &RuntimeDir, record: Record, work_dir: &Path) -> std::result::Result<(), Vec<Error>> {
+pub fn undo(runtime: &RuntimeDir, record: Record, config: &Config) -> std::result::Result<(), Vec<Error>> {
     let mut errors = Vec::new();
     let mut keep = |answer: Result<()>| {
         if let Err(error) = answer {
@@ -57,12 +59,20 @@ pub fn undo(runtime: &RuntimeDir, record: Record, work_dir: &Path) -> std::resul
                 Line::Made { place, file, .. } | Line::Hold { place, file } => {
                     keep(mountpoint::release(runtime, base(place.within), &record.name, place, *file));
                 }
-                Line::MakingVolume { role, temporary } => keep(discard_volume(work_dir, role, temporary)),
+                Line::MakingVolume { disk, role, temporary } => keep(discard_volume(config, disk, role, temporary)),
+                Line::Lease { volume } => keep(lease::release(*volume, &record.name, &header.life.init)),
                 // Announced before anything is made in it, so it comes after all of that here.
                 Line::Sandbox { path, made, remove_at_stop } if (done && *remove_at_stop) || (!done && *made) => {
                     keep(sandbox::remove(Path::new(path)));
                 }
-                Line::Sandbox { .. } | Line::Done { .. } => {}
+                Line::Sandbox { .. } => {
+                    // Its age counts from now on, as Mesos counts it (mesos.md GC1).
+                    let touched = sandbox.as_ref().map(|fd| sys::open_dir(fd, Path::new("."), Resolve::BeneathNoLinks));
+                    if let Some(Ok(fd)) = touched {
+                        let _ = sys::touch(&fd);
+                    }
+                }
+                Line::Done { .. } => {}
             }
         }
     }
@@ -80,17 +90,17 @@ fn open_base(base: &Base) -> Option<OwnedFd> {
     (sys::stat(&fd).ok()?.id == base.id).then_some(fd)
 }
 
-fn discard_volume(work_dir: &Path, role: &Role, temporary: &str) -> Result<()> {
-    match Store::open(work_dir, Missing::Tell)? {
+fn discard_volume(config: &Config, disk: &str, role: &Role, temporary: &str) -> Result<()> {
+    match Disks::new(config).get(disk, Missing::Tell)? {
         None => Ok(()),
-        Some(store) => store.discard(role, temporary),
+        Some(disk) => make::discard(&disk, role, temporary),
     }
 }
 
 /// Undoes the records of at most two containers that are gone and whose poststop never came (crun after a failed
 /// create, podman after a missing command). What fails is only logged: it is not this container's fault. A record that
 /// would take a used sandbox with it is left to its own hooks, since that may take longer than a start may.
-pub fn reap(runtime: &RuntimeDir, own_name: &str, turn: u64, work_dir: &Path) {
+pub fn reap(runtime: &RuntimeDir, own_name: &str, turn: u64, config: &Config) {
     let names = match crate::tree::some_names(&runtime.records, NAMES) {
         Ok(names) => names,
         Err(error) => return log::warn!("records cannot be listed: {error}"),
@@ -99,7 +109,7 @@ pub fn reap(runtime: &RuntimeDir, own_name: &str, turn: u64, work_dir: &Path) {
     let start = usize::try_from(turn).unwrap_or(0) % names.len().max(1);
     for name in names.iter().cycle().skip(start).take(LOOKED_AT.min(names.len())) {
         let Some(name) = name.to_str().filter(|name| *name != own_name) else { continue };
-        match reap_one(runtime, name, work_dir) {
+        match reap_one(runtime, name, config, false) {
             Ok(true) => {
                 log::info!("undid what was left of container record {name}");
                 reaped += 1;
@@ -113,13 +123,22 @@ pub fn reap(runtime: &RuntimeDir, own_name: &str, turn: u64, work_dir: &Path) {
     }
 }
 
-fn reap_one(runtime: &RuntimeDir, name: &str, work_dir: &Path) -> std::result::Result<bool, Vec<Error>> {
+/// Undoes one record if its container is gone and no hook is at it, and one that removes a used sandbox only if asked to.
+///
+/// # Errors
+/// As [`undo`].
+pub fn reap_one(
+    runtime: &RuntimeDir,
+    name: &str,
+    config: &Config,
+    with_sandbox: bool,
+) -> std::result::Result<bool, Vec<Error>> {
     let one = |error: Error| vec![error];
     let Some(record) = Record::open(runtime, name, Open::Idle).map_err(one)? else { return Ok(false) };
     if let Some(header) = &record.header
-        && (header.may_live().map_err(one)? || record.removes_sandbox())
+        && (header.life.may_last().map_err(one)? || (record.removes_sandbox() && !with_sandbox))
     {
         return Ok(false);
     }
-    undo(runtime, record, work_dir).map(|()| true)
+    undo(runtime, record, config).map(|()| true)
 }

@@ -12,6 +12,7 @@ use std::sync::mpsc::Sender;
 use std::time::Instant;
 
 use common::*;
+use nix::mount::MsFlags;
 use serde_json::{Value, json};
 
 const HOOKS: [(&str, &str); 3] = [("prestart", PRESTART), ("poststart", POSTSTART), ("poststop", POSTSTOP)];
@@ -156,12 +157,15 @@ fn pid_on_the_host() -> Damage {
     })
 }
 
-fn user_namespace() -> Damage {
+/// Disks beside work_dir: one that is not mounted, one that is nobody's, and one with many volumes.
+fn disks() -> Damage {
     case(|case| {
-        let mappings = json!([{ "containerID": 0, "hostID": 0, "size": 65536 }]);
-        let linux = &mut case.spec["linux"];
-        linux["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
-        (linux["uidMappings"], linux["gidMappings"]) = (mappings.clone(), mappings);
+        let dir = |name: &str| json!({ "root": case.lab.dir.join(name) });
+        case.config["disks"] = json!([
+            { "name": "nvme", "type": "MOUNT", "mount": dir("unmounted") },
+            { "name": "hdd", "type": "MOUNT", "mount": dir("mounted") },
+            { "name": "ssd", "type": "PATH", "path": dir("ssd") },
+        ]);
     })
 }
 
@@ -252,12 +256,16 @@ fn requests() -> Vec<Row> {
         row("isolation: both", annotate("isolation", "filesystem/linux,filesystem/posix"), 22, "", &["more than one", "name exactly one"]),
         row("isolation: unknown", annotate("isolation", "filesystem/windows"), 22, "", &["filesystem/windows", "name exactly one"]),
         row("isolation: not allowed", annotate("isolation", "filesystem/shared"), 23, "", &["add \"filesystem/shared\" to \"allowed_isolation\""]),
-        row("disk=", ask("db:data:disk=fast"), 24, "db:data", &["drop the disk"]),
+        row("disk unknown", ask("db:data:disk=fast"), 48, "db:data", &["\"fast\"", "under \"disks\""]),
+        row("disk not mounted", all(vec![disks(), ask("db:data:disk=nvme")]), 49, "db:data", &["is not a mount point right now", "mount it first"]),
+        row("disk of another volume", all(vec![disks(), ask("db:data:disk=hdd")]), 41, "db:data", &["--disk hdd db"]),
+        row("volume on two disks", all(vec![disks(), ask("twice:data")]), 59, "twice:data", &["root and ssd", "disk=root"]),
+        row("JSON: disk with an unknown root", ask(RESOURCE.replace("{\"persistence", r#"{"source":{"type":"PATH","path":{"root":"/no"}},"persistence"#)), 48, "db:data", &["/no", "under \"disks\""]),
+        row("shared differs", ask("alone:data:shared"), 47, "alone:data", &["exclusive", "drop shared"]),
         row("host= with linux", ask("host=/srv:/d"), 24, "host=/srv:/d", &["filesystem/shared has"]),
         row("sandbox= with linux", ask("sandbox=x:/d"), 24, "sandbox=x:/d", &["filesystem/shared has"]),
         row("secret= with linux", ask("secret=x:/d"), 24, "secret=x:/d", &["only persistent volumes"]),
         row("ro and CAP_SYS_ADMIN", all(vec![ask("db:data:ro"), spec("/process/capabilities/bounding", json!(["CAP_SYS_ADMIN"]))]), 44, "db:data", &["drop the capability"]),
-        row("user namespace", user_namespace(), 24, "", &["without a user namespace"]),
         row("no mount namespace", by_hand(spec("/linux/namespaces", json!([{ "type": "pid" }]))), 52, "", &["linux.namespaces"]),
         row("token missing", config("request_token", json!("0123456789abcdef")), 32, "", &["request_token", "!0123456789abcdef"]),
         row("token wrong", all(vec![config("request_token", json!("0123456789abcdef")), annotate("token", "0123456789abcdeF")]), 32, "", &["io.fs-isolator.token", "!0123456789abcde"]),
@@ -320,7 +328,7 @@ fn configurations() -> Vec<Row> {
         row("impossible default_role", bad_config("default_role", json!("a//b")), 20, "", &["default_role"]),
         row("impossible role of a host path", bad_config("host_paths", json!([{ "path": "/srv", "roles": ["*"] }])), 20, "", &["host_paths"]),
         row("short token", bad_config("request_token", json!("hunter2")), 20, "", &["request_token", "!hunter2"]),
-        row("unknown ownership", bad_config("ownership", json!("mine")), 20, "", &["auto, mesos and never"]),
+        row("unknown ownership", bad_config("ownership", json!("mine")), 20, "", &["auto, mesos, idmap and never"]),
         row("unknown log_level", bad_config("log_level", json!("loud")), 20, "", &["off, error, warn"]),
         row("unknown sandbox_retention", bad_config("sandbox_retention", json!("soon")), 20, "", &["168h"]),
         row("unknown propagation", bad_config("propagation", json!("some")), 20, "", &["\"volumes\" is possible"]),
@@ -329,10 +337,15 @@ fn configurations() -> Vec<Row> {
         row("unknown isolator", bad_config("isolation", json!("filesystem/windows")), 22, "", &["filesystem/windows"]),
         row("both isolators in one allowed", bad_config("allowed_isolation", json!(["filesystem/posix,filesystem/linux"])), 22, "", &["more than one"]),
         row("volume isolator", bad_config("isolation", json!("filesystem/linux,volume/secret")), 24, "", &["volume/secret"]),
-        row("ownership idmap", bad_config("ownership", json!("idmap")), 24, "", &["idmap"]),
+        row("authorization without rules", bad_config("authorization", json!({ "allows": [] })), 20, "", &["allows", "correct the file"]),
+        row("authorization for nobody", bad_config("authorization", json!({ "allow": [{ "identity": "team-a", "roles": ["x"] }] })), 20, "", &["namespace:NAME"]),
+        row("authorization of no role", bad_config("authorization", json!({ "deny": [{ "identity": "*", "roles": ["a//b"] }] })), 20, "", &["authorization", "a//b"]),
+        row("disk of no type", bad_config("disks", json!([{ "name": "x", "type": "RAW" }])), 20, "", &["PATH and MOUNT"]),
+        row("disk called root", bad_config("disks", json!([{ "name": "root", "type": "PATH", "path": { "root": "/x" } }])), 20, "", &["work_dir"]),
+        row("volume_gid_range", bad_config("volume_gid_range", json!("10-20")), 20, "", &["[FIRST-LAST,...]"]),
         row("propagation all", bad_config("propagation", json!("all")), 24, "", &["all"]),
     ];
-    for key in ["authorization", "default_container_info", "secrets", "disks", "volume_gid_range"] {
+    for key in ["default_container_info", "secrets"] {
         rows.push(row(
             format!("{key}, not yet"),
             bad_config(key, json!({})),
@@ -475,6 +488,11 @@ fn furnish(lab: &Lab, container: &Container) {
     fs::write(roles.join("default/file"), "").unwrap();
     symlink(&other, roles.join("default/link")).unwrap();
     lab.volume_of("open", "v");
+    lab.cli(&["volume", "create", "--exclusive", "alone"]).ok();
+    lab.volume("twice");
+    fs::create_dir_all(dir.join("ssd/volumes/roles/default/twice")).unwrap();
+    fs::create_dir_all(dir.join("unmounted")).unwrap();
+    tmpfs(&dir.join("mounted"), MsFlags::empty());
     mode("work/volumes/roles/open", 0o777);
     let directories =
         ["host", "open/sub", "sticky", "owned", "trusted/sub", "bundles/fifo", "bundles/none/config.json"];

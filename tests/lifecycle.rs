@@ -229,17 +229,17 @@ fn old_records_are_undone_two_at_a_time_and_live_ones_never() {
         let lab = Lab::new("filesystem/linux");
         let volume = lab.volume("db");
         let mut live = lab.container(runtime, "live");
-        live.ask("db:/d").start("sleep 1000");
+        live.ask("db:/d:shared").start("sleep 1000");
         let mut dead: Vec<Container> = (0..5).map(|number| lab.container(runtime, &format!("dead{number}"))).collect();
         for container in &mut dead {
-            container.hooks(&lab.config(), &[("prestart", PRESTART)]).ask("db:/a/b").start("sleep 1000");
+            container.hooks(&lab.config(), &[("prestart", PRESTART)]).ask("db:/a/b:shared").start("sleep 1000");
         }
         dead.iter_mut().for_each(|container| drop((kill(container), container.delete())));
         for left in [5, 3, 1, 0] {
             let records = lab.runtime_files("records");
             assert_eq!(records.iter().filter(|name| name.starts_with("dead")).count(), left, "{records:?}");
             assert_eq!(dead.iter().filter(|container| container.rootfs().join("a/b").exists()).count(), left);
-            lab.container(runtime, "next").ask("db:/d").run_shell("true").ok();
+            lab.container(runtime, "next").ask("db:/d:shared").run_shell("true").ok();
         }
         live.exec("touch /d/f").ok();
         assert!(volume.join("f").exists());

@@ -125,7 +125,8 @@ fn mount_points_go_with_the_last_container_and_not_before() {
         for order in [[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [2, 0, 4, 5, 3, 1]] {
             let mut containers: Vec<Container> = Vec::new();
             for (number, path) in paths.iter().enumerate() {
-                let mut container = container(&lab, runtime, &number.to_string(), &rootfs, &format!("db:/{path}"));
+                let mut container =
+                    container(&lab, runtime, &number.to_string(), &rootfs, &format!("db:/{path}:shared"));
                 container.start("sleep 1000");
                 containers.push(container);
             }
@@ -152,10 +153,13 @@ fn mount_points_beside_and_below_each_other_go_with_their_container() {
         }
         let rootfs = rootfs(&lab);
         let before = look(&rootfs);
-        let mut other = container(&lab, runtime, "other", &rootfs, "one:/a/b/c");
-        for request in
-            ["one:/a/b;two:/a/c", "one:/a/b/c;two:/a/b/d;three:/a/e/f", "one:/a/b/c/d;two:/a/b/d", "one:x/y;two:x/z"]
-        {
+        let mut other = container(&lab, runtime, "other", &rootfs, "one:/a/b/c:shared");
+        for request in [
+            "one:/a/b:shared;two:/a/c",
+            "one:/a/b/c:shared;two:/a/b/d;three:/a/e/f",
+            "one:/a/b/c/d:shared;two:/a/b/d",
+            "one:x/y:shared;two:x/z",
+        ] {
             container(&lab, runtime, "c", &rootfs, request).run_shell("true").ok();
             assert_eq!(look(&rootfs), before, "{request}");
             lab.assert_clean();
@@ -206,10 +210,10 @@ fn crun_without_poststop_does_not_keep_its_mount_point() {
         let rootfs = rootfs(&lab);
         let before = look(&rootfs);
         lab.volume("db");
-        let mut live = container(&lab, Runtime::Crun, "live", &rootfs, "db:/a/b");
+        let mut live = container(&lab, Runtime::Crun, "live", &rootfs, "db:/a/b:shared");
         live.start("sleep 1000");
         for number in 0..3 {
-            let mut failing = container(&lab, Runtime::Crun, &format!("failing{number}"), &rootfs, "db:/a/b");
+            let mut failing = container(&lab, Runtime::Crun, &format!("failing{number}"), &rootfs, "db:/a/b:shared");
             failing.spec["process"]["args"] = json!(["/no/such/command"]);
             failing.run().failed();
         }
@@ -240,7 +244,10 @@ fn a_directory_that_only_has_the_number_of_a_mount_point_stays() {
                 fs::create_dir(other).unwrap();
                 fs::metadata(other).unwrap().ino() == inode
             });
-            let Some(same) = same else { continue };
+            let Some(same) = same else {
+                lab.cli(&["reconcile"]).ok();
+                continue;
+            };
             fs::rename(same, &mount_point).unwrap();
             container(&lab, runtime, next, &rootfs, "db:/d").run_shell("true").ok();
             assert!(mount_point.is_dir(), "a directory of the image's own was removed");

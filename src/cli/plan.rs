@@ -12,9 +12,9 @@ use crate::config::Config;
 use crate::container::{State, bundle};
 use crate::error::{Because, Cause, Error, Result};
 use crate::intake::{self, Bundle};
-use crate::plan::{Attachment, How, Missing, Origin, Plan, Sandbox};
+use crate::plan::{self, Attachment, How, Missing, Origin, Plan, Sandbox};
 use crate::request::Propagation;
-use crate::volume::Store;
+use crate::volume::{self, Disks};
 use crate::{record, sys};
 
 /// Arguments.
@@ -78,7 +78,7 @@ fn annotations(arguments: &Arguments, bundle: &Bundle) -> Result<HashMap<String,
 }
 
 fn describe(plan: &Plan, config: &Config, id: &str, bundle: &str) -> Result<Vec<String>> {
-    let store = Store::open(&config.work_dir, crate::trusted::Missing::Tell)?;
+    let disks = Disks::new(config);
     let mut lines = vec![
         format!("container {id} of {} ({}), as user {}:{}", plan.manager, plan.identity, plan.uid, plan.gid),
         format!("isolator  {}", plan.isolator),
@@ -101,7 +101,7 @@ fn describe(plan: &Plan, config: &Config, id: &str, bundle: &str) -> Result<Vec<
     }
     for (index, attachment) in plan.attachments.iter().enumerate() {
         lines.push(format!("{}. {}", index + 1, describe_one(attachment)));
-        lines.push(format!("   from {}", source(&attachment.from, config, store.as_ref())?));
+        lines.push(format!("   from {}", source(&attachment.from, config, &disks)?));
         lines.extend(attachment.why.iter().map(|why| format!("   {why}")));
         if let Missing::Refuse { inside, command } = &attachment.missing {
             lines.push(format!("   the mount point must exist, since it lies in {inside}; if it does not: {command}"));
@@ -128,7 +128,7 @@ fn describe_one(attachment: &Attachment) -> String {
     }
 }
 
-fn source(from: &Origin, config: &Config, store: Option<&Store>) -> Result<String> {
+fn source(from: &Origin, config: &Config, disks: &Disks<'_>) -> Result<String> {
     Ok(match from {
         Origin::Sandbox => "the sandbox".to_owned(),
         Origin::Private { path } => format!("{path} in the sandbox"),
@@ -136,12 +136,10 @@ fn source(from: &Origin, config: &Config, store: Option<&Store>) -> Result<Strin
             None => allowed.clone(),
             Some(below) => format!("{allowed}/{below}"),
         },
-        Origin::Volume { role, id, subpath, shared, .. } => {
-            let path = config.work_dir.join("volumes/roles").join(role.directory()).join(id.as_str());
-            let exists = match store {
-                Some(store) => store.find(role, id)?.is_some(),
-                None => false,
-            };
+        Origin::Volume { role, id, disk, subpath, shared, .. } => {
+            let found = volume::find(disks, disk, role, id)?;
+            let exists = found.is_some();
+            let path = found.map_or_else(|| plan::volume_path(config, disk, role, id), |found| found.path());
             let inside = subpath.as_ref().map_or_else(String::new, |subpath| format!(", in it {subpath}"));
             let shared = if *shared { ", shared" } else { "" };
             let there = match (exists, config.create_missing_volumes) {

@@ -5,10 +5,9 @@ use clap::{Args, Subcommand};
 
 use super::{show, user};
 use crate::config::Config;
-use crate::error::{Cause, Error, Result};
+use crate::error::Result;
 use crate::sandbox;
-use crate::trusted::Missing;
-use crate::volume::Store;
+use crate::volume::Disks;
 
 /// Verbs.
 #[derive(Debug, Subcommand)]
@@ -30,12 +29,11 @@ pub struct Create {
 /// Runs a verb.
 ///
 /// # Errors
-/// [`Cause::Sandbox`], [`Cause::ConfigUnsafe`].
+/// [`crate::error::Cause::Sandbox`], [`crate::error::Cause::ConfigUnsafe`].
 pub fn run(verb: &Verb, config: &Config, json: bool) -> Result<()> {
     let Verb::Create(arguments) = verb;
     let owner = arguments.owner;
-    let store = Store::open(&config.work_dir, Missing::Make(0o755))?
-        .ok_or_else(|| Error::new(Cause::Sandbox, format!("{} cannot be made", config.work_dir.display())))?;
+    let work_dir = Disks::new(config).make_work_dir()?;
     let name = match &arguments.name {
         Some(name) => name.clone(),
         None => {
@@ -43,7 +41,7 @@ pub fn run(verb: &Verb, config: &Config, json: bool) -> Result<()> {
             format!("{}-{now:x}", owner.uid)
         }
     };
-    let path = sandbox::create(&store, &name, owner.uid, owner.gid)?;
+    let path = sandbox::create(&work_dir, &name, owner.uid, owner.gid)?;
     if json {
         show::json(&serde_json::json!({ "path": path, "uid": owner.uid, "gid": owner.gid }))
     } else {

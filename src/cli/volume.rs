@@ -2,22 +2,25 @@
 #![forbid(unsafe_code)]
 
 use std::io::{BufRead, IsTerminal, Write};
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::{show, user};
-use crate::config::Config;
+use super::{identity, show, user};
+use crate::clock;
+use crate::config::disks::ROOT;
+use crate::config::{Config, Ownership};
 use crate::container::Identity;
-use crate::error::{Because, Cause, Error, Result};
-use crate::plan::unavailable;
-use crate::record::{Header, Line, VERSION};
+use crate::error::{Cause, Error, Result};
+use crate::holders::File;
+use crate::lease::{Lease, Leases};
+use crate::plan::{DiskChoice, unavailable};
 use crate::request::names::{Role, VolumeId};
-use crate::runtime_dir::RuntimeDir;
-use crate::sys::{self, FileId};
-use crate::tree;
+use crate::sys::Stat;
 use crate::trusted::Missing;
-use crate::volume::{Listed, NewVolume, Store};
+use crate::volume::make::{self, New};
+use crate::volume::{self, Disks, Found, Meta, destroy};
 
 /// Verbs.
 #[derive(Debug, Subcommand)]
@@ -26,7 +29,7 @@ pub enum Verb {
     Create(Create),
     /// List volumes
     List(List),
-    /// Show one volume and the containers that have it
+    /// Show one volume and the containers that hold it
     Inspect(Named),
     /// Delete a volume and all its data
     Destroy(Destroy),
@@ -35,9 +38,14 @@ pub enum Verb {
 /// Which volume.
 #[derive(Debug, Args)]
 pub struct Named {
-    /// Its role; without one, the default for root of this host
+    /// Its role; without one, the default of whoever asks
     #[arg(long)]
     role: Option<String>,
+    /// The disk it lies on, by its name in the configuration; root is work_dir
+    #[arg(long)]
+    disk: Option<String>,
+    #[command(flatten)]
+    identity: identity::Arguments,
     /// Its persistence id
     id: String,
 }
@@ -50,9 +58,21 @@ pub struct Create {
     /// Owner of its root directory, as USER[:GROUP]
     #[arg(long, value_parser = user::parse)]
     owner: Option<user::Owner>,
-    /// Permission bits of its root directory, in octal
-    #[arg(long, default_value = "0750", value_parser = parse_mode)]
-    mode: u32,
+    /// Permission bits of its root directory, in octal [default: 0750]
+    #[arg(long, value_parser = parse_mode)]
+    mode: Option<u32>,
+    /// Containers must ask for it as shared
+    #[arg(long, conflicts_with = "exclusive")]
+    shared: bool,
+    /// Containers cannot ask for it as shared
+    #[arg(long)]
+    exclusive: bool,
+    /// Who owns its root when containers use it: auto, mesos, idmap or never
+    #[arg(long, value_parser = parse_ownership)]
+    ownership: Option<Ownership>,
+    /// Its size in MB, to be shown; it is not enforced
+    #[arg(long, value_name = "MB")]
+    size: Option<f64>,
 }
 
 /// Arguments of `list`.
@@ -61,6 +81,8 @@ pub struct List {
     /// Only volumes of this role
     #[arg(long)]
     role: Option<String>,
+    #[command(flatten)]
+    identity: identity::Arguments,
 }
 
 /// Arguments of `destroy`.
@@ -80,10 +102,14 @@ fn parse_mode(text: &str) -> std::result::Result<u32, String> {
     }
 }
 
+fn parse_ownership(text: &str) -> std::result::Result<Ownership, String> {
+    Ownership::parse(text).ok_or_else(|| "auto, mesos, idmap and never are possible".to_owned())
+}
+
 /// Runs a verb.
 ///
 /// # Errors
-/// See [`Store`]; [`Cause::VolumeInUse`], [`Cause::NotConfirmed`].
+/// See [`volume`]; [`Cause::VolumeInUse`], [`Cause::NotConfirmed`].
 pub fn run(verb: &Verb, config: &Config, json: bool) -> Result<()> {
     match verb {
         Verb::Create(arguments) => create(arguments, config, json),
@@ -94,27 +120,54 @@ pub fn run(verb: &Verb, config: &Config, json: bool) -> Result<()> {
 }
 
 impl Named {
+    /// Role and id, if whoever asks may use the role. What is not theirs reads like what is not there.
     fn resolve(&self, config: &Config) -> Result<(Role, VolumeId)> {
+        let identity = self.identity.identity();
         let role = match &self.role {
             Some(role) => Role::parse(role)?,
-            None => config.role_of(&Identity::Root)?,
+            None => config.role_of(&identity)?,
         };
-        Ok((role, VolumeId::parse(&self.id)?))
+        let id = VolumeId::parse(&self.id)?;
+        if !config.may_use(&identity, &role) {
+            return Err(unavailable(&role, &id, &self.choice()));
+        }
+        Ok((role, id))
+    }
+
+    fn choice(&self) -> DiskChoice {
+        self.disk.as_ref().map_or(DiskChoice::Any, |name| DiskChoice::One(name.clone()))
+    }
+
+    fn find(&self, config: &Config, disks: &Disks<'_>) -> Result<Found> {
+        let (role, id) = self.resolve(config)?;
+        let choice = self.choice();
+        volume::find(disks, &choice, &role, &id)?.ok_or_else(|| unavailable(&role, &id, &choice))
     }
 }
 
 fn create(arguments: &Create, config: &Config, json: bool) -> Result<()> {
     let (role, id) = arguments.named.resolve(config)?;
-    let store = Store::open(&config.work_dir, Missing::Make(0o755))?
-        .ok_or_else(|| Error::new(Cause::VolumeUnavailable, format!("{} cannot be made", config.work_dir.display())))?;
-    if store.find(&role, &id)?.is_some() {
-        return Err(Error::new(Cause::VolumeExists, format!("{} exists already", store.path_of(&role, &id).display())));
+    let disks = Disks::new(config);
+    // The disk first: what is wrong with it is worth knowing before anything is made.
+    let name = arguments.named.disk.as_deref().unwrap_or(ROOT);
+    let disk = disks
+        .get(name, Missing::Make(0o755))?
+        .ok_or_else(|| Error::new(Cause::DiskUnavailable, format!("the root of disk {name} cannot be made")))?;
+    if let Some(found) = volume::find(&disks, &DiskChoice::Any, &role, &id)? {
+        return Err(Error::new(Cause::VolumeExists, format!("{} exists already", found.path().display())));
     }
-    let owner = arguments.owner.map_or((0, 0), |owner| (owner.uid, owner.gid));
-    store.create(&role, &id, NewVolume { mode: arguments.mode, owner, reachable: config.shares_host_filesystem() })?;
-    let path = store.path_of(&role, &id);
+    let meta = Meta {
+        shared: (arguments.shared || arguments.exclusive).then_some(arguments.shared),
+        ownership: arguments.ownership,
+        size_mb: arguments.size,
+        ..Meta::new(&role, &id)
+    };
+    let owner = arguments.owner.map(|owner| (owner.uid, owner.gid));
+    let reachable = config.shares_host_filesystem();
+    make::create(&disk, &role, &id, New { mode: arguments.mode, owner, reachable, meta: Some(meta) })?;
+    let path = disk.path_of(&role, &id);
     if json {
-        show::json(&serde_json::json!({ "role": role, "id": id, "path": path }))
+        show::json(&serde_json::json!({ "role": role, "id": id, "disk": name, "path": path }))
     } else {
         show::lines(&[path.display().to_string()])
     }
@@ -125,115 +178,171 @@ fn create(arguments: &Create, config: &Config, json: bool) -> Result<()> {
 struct Shown {
     role: Role,
     id: VolumeId,
+    disk: String,
     path: String,
     uid: u32,
     gid: u32,
     mode: String,
-    containers: Vec<String>,
+    /// Reserved, and not enforced.
+    size_mb: Option<f64>,
+    /// `None`: each container says.
+    shared: Option<bool>,
+    ownership: Option<Ownership>,
+    principal: Option<String>,
+    held_by: Vec<Held>,
+    /// What an administrator should know.
+    notes: Vec<String>,
+}
+
+/// A holder.
+#[derive(Debug, Serialize)]
+struct Held {
+    container: String,
+    pod: Option<String>,
+    manager: String,
+    identity: Identity,
+    shared: bool,
+    since: String,
+}
+
+impl Held {
+    fn new(lease: &Lease) -> Held {
+        Held {
+            container: lease.id.clone(),
+            pod: lease.pod.clone(),
+            manager: lease.manager.to_string(),
+            identity: lease.identity.clone(),
+            shared: lease.shared,
+            since: clock::utc(lease.since),
+        }
+    }
 }
 
 impl Shown {
-    fn new(volume: Listed, holders: &[Holder]) -> Shown {
-        let holds = |holder: &&Holder| holder.volumes.contains(&volume.stat.id);
-        Shown {
-            path: volume.path.display().to_string(),
-            uid: volume.stat.uid,
-            gid: volume.stat.gid,
-            mode: format!("{:04o}", volume.stat.permissions()),
-            containers: holders.iter().filter(holds).map(|holder| holder.id.clone()).collect(),
-            role: volume.role,
-            id: volume.id,
+    fn new(found: &Found, leases: Option<&Leases>) -> Result<Shown> {
+        let meta = found.meta()?;
+        let Stat { uid, gid, .. } = found.stat;
+        let holders = match leases {
+            None => Vec::new(),
+            Some(leases) => leases.holders_of(File::of(&found.stat))?,
+        };
+        let mut notes = Vec::new();
+        if found.is_reachable(&found.stat)? {
+            notes.push("other users of the host can reach it, and run setuid files in it".to_owned());
         }
+        Ok(Shown {
+            role: found.role.clone(),
+            id: found.id.clone(),
+            disk: found.disk.name().to_owned(),
+            path: found.path().display().to_string(),
+            uid,
+            gid,
+            mode: format!("{:04o}", found.stat.permissions()),
+            size_mb: meta.size_mb.or_else(|| holders.iter().find_map(|lease| lease.size_mb)),
+            shared: meta.shared,
+            ownership: meta.ownership,
+            principal: None,
+            held_by: holders.iter().map(Held::new).collect(),
+            notes,
+        })
+    }
+
+    fn size(&self) -> String {
+        self.size_mb.map_or_else(|| "-".to_owned(), |size| format!("{size} MB"))
+    }
+
+    fn sharing(&self) -> &'static str {
+        match self.shared {
+            None => "-",
+            Some(true) => "shared",
+            Some(false) => "exclusive",
+        }
+    }
+
+    fn holders(&self) -> String {
+        let names: Vec<&str> = self.held_by.iter().map(|held| held.container.as_str()).collect();
+        if names.is_empty() { "-".to_owned() } else { names.join(" ") }
     }
 }
 
 fn list(arguments: &List, config: &Config, json: bool) -> Result<()> {
     let role = arguments.role.as_deref().map(Role::parse).transpose()?;
-    let volumes = match Store::open(&config.work_dir, Missing::Tell)? {
-        Some(store) => store.list()?,
-        None => Vec::new(),
-    };
-    let holders = holders(config)?;
-    let shown: Vec<Shown> = volumes
-        .into_iter()
-        .filter(|volume| role.as_ref().is_none_or(|role| *role == volume.role))
-        .map(|volume| Shown::new(volume, &holders))
-        .collect();
+    let identity = arguments.identity.identity();
+    let disks = Disks::new(config);
+    let (volumes, faults) = volume::list(&disks)?;
+    let leases = Leases::open_existing()?;
+    let mine =
+        |found: &&Found| config.may_use(&identity, &found.role) && role.as_ref().is_none_or(|role| *role == found.role);
+    let mut shown =
+        volumes.iter().filter(mine).map(|found| Shown::new(found, leases.as_ref())).collect::<Result<Vec<Shown>>>()?;
+    shown.sort_by(|a, b| (&a.role, &a.id, &a.disk).cmp(&(&b.role, &b.id, &b.disk)));
+    faults.iter().for_each(|fault| eprintln!("fs-isolator: {fault}"));
     if json {
         return show::json(&shown);
     }
-    let rows: Vec<[String; 5]> = shown
-        .iter()
-        .map(|v| {
-            [
-                v.role.to_string(),
-                v.id.to_string(),
-                format!("{}:{}", v.uid, v.gid),
-                v.mode.clone(),
-                v.containers.join(" "),
-            ]
-        })
-        .collect();
-    show::table(["ROLE", "ID", "OWNER", "MODE", "CONTAINERS"], &rows)
+    let row = |v: &Shown| {
+        [
+            v.role.to_string(),
+            v.id.to_string(),
+            v.disk.clone(),
+            format!("{}:{}", v.uid, v.gid),
+            v.mode.clone(),
+            v.size(),
+            v.sharing().to_owned(),
+            v.holders(),
+        ]
+    };
+    let rows: Vec<[String; 8]> = shown.iter().map(row).collect();
+    show::table(["ROLE", "ID", "DISK", "OWNER", "MODE", "SIZE", "SHARED", "HELD BY"], &rows)
 }
 
 fn inspect(arguments: &Named, config: &Config, json: bool) -> Result<()> {
-    let (role, id) = arguments.resolve(config)?;
-    let store = Store::open(&config.work_dir, Missing::Tell)?.ok_or_else(|| unavailable(&role, &id))?;
-    let fd = store.find(&role, &id)?.ok_or_else(|| unavailable(&role, &id))?;
-    let stat = sys::stat(&fd).because(Cause::VolumeUnavailable, || id.to_string())?;
-    let path = store.path_of(&role, &id);
-    let shown = Shown::new(Listed { role, id, path, stat }, &holders(config)?);
+    let disks = Disks::new(config);
+    let found = arguments.find(config, &disks)?;
+    let shown = Shown::new(&found, Leases::open_existing()?.as_ref())?;
     if json {
         return show::json(&shown);
     }
-    let containers = if shown.containers.is_empty() { "none".to_owned() } else { shown.containers.join(" ") };
-    show::lines(&[
-        format!("role        {}", shown.role),
-        format!("id          {}", shown.id),
-        format!("path        {}", shown.path),
-        format!("owner       {}:{}", shown.uid, shown.gid),
-        format!("mode        {}", shown.mode),
-        format!("containers  {containers}"),
-    ])
+    let ownership = shown.ownership.unwrap_or(config.ownership);
+    let mut lines = vec![
+        format!("role       {}", shown.role),
+        format!("id         {}", shown.id),
+        format!("disk       {}", shown.disk),
+        format!("path       {}", shown.path),
+        format!("owner      {}:{}", shown.uid, shown.gid),
+        format!("mode       {}", shown.mode),
+        format!("ownership  {}", ownership.name()),
+        format!("size       {} (not enforced)", shown.size()),
+        format!("shared     {}", if shown.shared.is_none() { "as each container asks" } else { shown.sharing() }),
+    ];
+    if shown.held_by.is_empty() {
+        lines.push("held by    nobody".to_owned());
+    }
+    for held in &shown.held_by {
+        let how = if held.shared { "shared" } else { "exclusively" };
+        lines.push(format!("held by    {} ({}) {how} since {}", held.container, held.manager, held.since));
+    }
+    lines.extend(shown.notes.iter().map(|note| format!("note       {note}")));
+    show::lines(&lines)
 }
 
 fn destroy(arguments: &Destroy, config: &Config, json: bool) -> Result<()> {
-    let (role, id) = arguments.named.resolve(config)?;
-    let store = Store::open(&config.work_dir, Missing::Tell)?.ok_or_else(|| unavailable(&role, &id))?;
-    store.finish_destroying(&role)?;
-    let fd = store.find(&role, &id)?.ok_or_else(|| unavailable(&role, &id))?;
-    let file = sys::stat(&fd).because(Cause::VolumeUnavailable, || id.to_string())?.id;
-    drop(fd);
-    let path = store.path_of(&role, &id);
-    refuse_in_use(config, file)?;
+    let disks = Disks::new(config);
+    let found = arguments.named.find(config, &disks)?;
+    let leases = Leases::open()?;
+    let path = found.path();
+    destroy::check(&found, &leases)?;
     if !arguments.yes {
         confirm(&format!("Delete {} and all data in it?", path.display()))?;
-        // The answer may have taken its time.
-        refuse_in_use(config, file)?;
     }
-    store.destroy(&role, &id, file)?;
+    let mut progress = Progress::new();
+    destroy::destroy(&found, &leases, &mut |count| progress.tell(count))?;
+    progress.end();
     if json {
-        show::json(&serde_json::json!({ "role": role, "id": id, "path": path, "destroyed": true }))
+        show::json(&serde_json::json!({ "role": found.role, "id": found.id, "path": path, "destroyed": true }))
     } else {
         show::lines(&[format!("destroyed {}", path.display())])
     }
-}
-
-fn refuse_in_use(config: &Config, file: FileId) -> Result<()> {
-    for holder in holders(config)? {
-        if holder.volumes.contains(&file) {
-            return Err(Error::new(Cause::VolumeInUse, format!("container {} has it", holder.id)));
-        }
-        if holder.starting {
-            return Err(Error::new(
-                Cause::VolumeInUse,
-                format!("container {} is starting and may be about to have it", holder.id),
-            )
-            .remedy("try again when it has started; nothing was changed"));
-        }
-    }
-    Ok(())
 }
 
 fn confirm(question: &str) -> Result<()> {
@@ -251,56 +360,38 @@ fn confirm(question: &str) -> Result<()> {
     }
 }
 
-/// A live container that has something.
+/// Tells on a terminal how many files are gone, for deletions that take their time.
 #[derive(Debug)]
-struct Holder {
-    id: String,
-    volumes: Vec<FileId>,
-    starting: bool,
+pub struct Progress {
+    next: Option<Instant>,
+    shown: bool,
 }
 
-/// Every container with a record that may live. For people's commands only: it reads all records.
-///
-/// # Errors
-/// [`Cause::VolumeInUse`] where a record cannot be understood: it may hold anything.
-fn holders(config: &Config) -> Result<Vec<Holder>> {
-    let mut holders = Vec::new();
-    let Some(runtime) = RuntimeDir::open_existing(&config.runtime_dir)? else { return Ok(holders) };
-    let doing = || "records cannot be read".to_owned();
-    for name in tree::names(&runtime.records).because(Cause::RuntimeDir, doing)? {
-        let name = name.to_string_lossy();
-        // Not locked: a hook must never wait for somebody who is looking.
-        let fd = match sys::open_file_at(&runtime.records, &name, nix::fcntl::OFlag::O_RDONLY, 0) {
-            Err(error) if error.errno == nix::errno::Errno::ENOENT => continue,
-            answer => answer.because(Cause::RuntimeDir, doing)?,
-        };
-        let text = crate::read::at_most(fd.into(), crate::runtime_dir::LARGEST).because(Cause::RuntimeDir, doing)?;
-        let unclear = || {
-            Error::new(Cause::VolumeInUse, format!("record {name} cannot be understood, so what it holds is unknown"))
-                .remedy("use the fs-isolator that wrote it; nothing was changed")
-        };
-        let text = String::from_utf8_lossy(&text);
-        let mut lines = text.lines();
-        let Some(first) = lines.next() else {
-            holders.push(Holder { id: name.into_owned(), volumes: Vec::new(), starting: true });
-            continue;
-        };
-        let header: Header = serde_json::from_str(first).map_err(|_| unclear())?;
-        if header.version > VERSION {
-            return Err(unclear());
-        }
-        if !header.may_live()? {
-            continue;
-        }
-        let done = lines.filter_map(|line| serde_json::from_str(line).ok()).find_map(|line| match line {
-            Line::Done { attachments } => Some(attachments),
-            _ => None,
-        });
-        holders.push(Holder {
-            id: header.id,
-            starting: done.is_none(),
-            volumes: done.unwrap_or_default().into_iter().filter_map(|a| Some(a.volume?.file)).collect(),
-        });
+/// Between two lines of progress.
+const STEP: Duration = Duration::from_millis(500);
+
+impl Progress {
+    /// Says nothing in the first half second, and nothing where nobody looks.
+    pub fn new() -> Progress {
+        Progress { next: std::io::stderr().is_terminal().then(|| Instant::now() + STEP), shown: false }
     }
-    Ok(holders)
+
+    /// So many are gone.
+    pub fn tell(&mut self, count: u64) {
+        if count % 256 == 0
+            && let Some(next) = self.next
+            && Instant::now() >= next
+        {
+            eprint!("\r{count} files deleted");
+            self.next = Some(Instant::now() + STEP);
+            self.shown = true;
+        }
+    }
+
+    /// Leaves the line.
+    pub fn end(&self) {
+        if self.shown {
+            eprintln!();
+        }
+    }
 }

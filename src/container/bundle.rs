@@ -24,6 +24,8 @@ pub struct BundleConfig {
     pub uid: u32,
     /// That user's group.
     pub gid: u32,
+    /// That user's other groups.
+    pub groups: Vec<u32>,
     /// Working directory of the process, in the container.
     pub cwd: String,
     /// Whether the process can ever have CAP_SYS_ADMIN, with which it could remount what is read-only.
@@ -73,11 +75,13 @@ struct Process {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct User {
     #[serde(default)]
     uid: u32,
     #[serde(default)]
     gid: u32,
+    additional_gids: Option<Vec<u32>>,
 }
 
 #[derive(Deserialize)]
@@ -129,24 +133,18 @@ impl BundleConfig {
             .map_err(|error| invalid(format!("config.json does not follow the runtime-spec: {error}")))?;
         let root = spec.root.map(|root| root.path).filter(|path| !path.is_empty() && !path.contains('\0'));
         let root = root.ok_or_else(|| invalid("config.json has no root.path".to_owned()))?;
-        let (uid, gid, cwd, sys_admin) = match spec.process {
-            None => (0, 0, "/".to_owned(), false),
-            Some(process) => (
-                process.user.as_ref().map_or(0, |user| user.uid),
-                process.user.as_ref().map_or(0, |user| user.gid),
-                process.cwd.unwrap_or_else(|| "/".to_owned()),
-                process.capabilities.is_some_and(|sets| sets.has("CAP_SYS_ADMIN")),
-            ),
-        };
+        let process = spec.process.unwrap_or(Process { user: None, cwd: None, capabilities: None });
+        let user = process.user.unwrap_or(User { uid: 0, gid: 0, additional_gids: None });
         let linux = spec.linux.unwrap_or(Linux { namespaces: None, rootfs_propagation: None, cgroups_path: None });
         let namespaces = linux.namespaces.unwrap_or_default();
         let has = |kind: &str| namespaces.iter().any(|namespace| namespace.kind == kind);
         Ok(BundleConfig {
             root,
-            uid,
-            gid,
-            cwd,
-            sys_admin,
+            uid: user.uid,
+            gid: user.gid,
+            groups: user.additional_gids.unwrap_or_default(),
+            cwd: process.cwd.unwrap_or_else(|| "/".to_owned()),
+            sys_admin: process.capabilities.is_some_and(|sets| sets.has("CAP_SYS_ADMIN")),
             mounts: spec.mounts.unwrap_or_default().into_iter().map(BundleMount::from).collect(),
             own_pid_namespace: namespaces
                 .iter()
@@ -220,7 +218,7 @@ mod tests {
     #[test]
     fn reads_what_matters() {
         let config = BundleConfig::parse(
-            br#"{"ociVersion":"1.0.2","process":{"user":{"uid":1000,"gid":100},"cwd":"/w","capabilities":{"bounding":["CAP_SYS_ADMIN"]}},
+            br#"{"ociVersion":"1.0.2","process":{"user":{"uid":1000,"gid":100,"additionalGids":[7]},"cwd":"/w","capabilities":{"bounding":["CAP_SYS_ADMIN"]}},
                  "root":{"path":"rootfs","readonly":true},
                  "mounts":[{"destination":"/proc","type":"proc","source":"proc"},
                            {"destination":"/host","source":"/srv","options":["rbind","rshared"]}],
@@ -228,6 +226,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!((config.uid, config.gid, config.cwd.as_str(), config.root.as_str()), (1000, 100, "/w", "rootfs"));
+        assert_eq!(config.groups, [7]);
         assert!(config.sys_admin && config.mount_namespace && config.user_namespace && config.asks_for_shared());
         assert!(!config.mounts[0].bind && config.mounts[1].bind && config.mounts[1].shared);
         assert_eq!(config.joined, ["/proc/7/ns/user"]);

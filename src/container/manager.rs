@@ -80,6 +80,8 @@ pub enum Identity {
     Namespace(String),
     /// Root of this host.
     Root,
+    /// A user of this host, with rootless containers.
+    User(u32),
 }
 
 impl fmt::Display for Identity {
@@ -87,6 +89,7 @@ impl fmt::Display for Identity {
         match self {
             Identity::Namespace(name) => write!(f, "namespace {name}"),
             Identity::Root => f.write_str("root of this host"),
+            Identity::User(uid) => write!(f, "user {uid} of this host"),
         }
     }
 }
@@ -125,11 +128,11 @@ pub struct Claims<'a> {
     pub infra: bool,
 }
 
-/// Holds the annotations against the manager.
+/// Holds the annotations against the manager. `host` is for whom containers ask that no namespace has.
 ///
 /// # Errors
 /// [`Cause::IdentityForged`] where they claim another one, or contradict each other.
-pub fn claims(manager: Manager, annotations: &HashMap<String, String>) -> Result<Claims<'_>> {
+pub fn claims(manager: Manager, annotations: &HashMap<String, String>, host: Identity) -> Result<Claims<'_>> {
     let get = |key: &str| annotations.get(key).map(String::as_str);
     let forged = |what: String| Err(Error::new(Cause::IdentityForged, what));
     let expected = match manager {
@@ -156,7 +159,7 @@ pub fn claims(manager: Manager, annotations: &HashMap<String, String>) -> Result
         if pod.is_some() && manager == Manager::Local {
             return forged(format!("{SANDBOX_ID} claims a pod, and the bundle was made by hand"));
         }
-        return Ok(Claims { identity: Identity::Root, suffixes: Suffixes::Refused, pod, infra: false });
+        return Ok(Claims { identity: host, suffixes: Suffixes::Refused, pod, infra: false });
     }
     // SandboxName is k8s_POD_NAMESPACE_UID_ATTEMPT from CRI-O's own metadata; no part has an underscore.
     // The pod's author cannot override it, unlike the namespace where the client sets no labels.
@@ -233,7 +236,7 @@ mod tests {
     #[test]
     fn a_crio_container_is_its_namespace() {
         let annotations = annotations(&CRIO);
-        let claims = claims(Manager::CriO, &annotations).unwrap();
+        let claims = claims(Manager::CriO, &annotations, Identity::Root).unwrap();
         assert_eq!(claims.identity, Identity::Namespace("default".to_owned()));
         assert_eq!(claims.suffixes, Suffixes::Container("app"));
     }
@@ -243,7 +246,7 @@ mod tests {
         let crio_with = |key: &str, value: &str| {
             let mut all = annotations(&CRIO);
             all.insert(key.to_owned(), value.to_owned());
-            claims(Manager::CriO, &all).map(|claims| claims.identity)
+            claims(Manager::CriO, &all, Identity::Root).map(|claims| claims.identity)
         };
         assert!(crio_with(NAMESPACE, "kube-system").is_err());
         assert!(crio_with(MANAGER, "libpod").is_err());
@@ -259,7 +262,7 @@ mod tests {
             (Manager::Local, &[(SANDBOX_ID, "0123456789abcdef0123456789abcdef")]),
         ] {
             assert_eq!(
-                claims(manager, &annotations(forged)).unwrap_err().cause(),
+                claims(manager, &annotations(forged), Identity::Root).unwrap_err().cause(),
                 Cause::IdentityForged,
                 "{manager} {forged:?}"
             );

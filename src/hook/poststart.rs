@@ -33,11 +33,11 @@ pub fn run(state: &State, config: &Config, name: &str) -> Result<()> {
         return without_prestart(state, config);
     };
     // A record may be of an earlier container of this id and bundle, whose poststop never came.
-    let pidfd = match header.init.find()? {
-        Some(pidfd) if state.pid == Some(header.init.pid) => pidfd,
+    let pidfd = match header.life.init.find()? {
+        Some(pidfd) if state.pid == Some(header.life.init.pid) => pidfd,
         _ => return without_prestart(state, config),
     };
-    let pid = header.init.pid;
+    let pid = header.life.init.pid;
     let answer = check_all(pid, attachments);
     match answer {
         Ok(()) => Ok(()),

@@ -15,12 +15,12 @@ pub fn run(id: &str, config: &Config, name: &str) -> Result<()> {
     let Some(runtime) = RuntimeDir::open_existing(&config.runtime_dir)? else { return Ok(()) };
     let Some(record) = Record::open(&runtime, name, Open::Existing)? else { return Ok(()) };
     if let Some(header) = &record.header
-        && header.may_live()?
+        && header.life.may_last()?
     {
-        log::info!("the container lives, or may live (process {}): nothing is undone", header.init.pid);
+        log::info!("the container lives, or may live (process {}): nothing is undone", header.life.init.pid);
         return Ok(());
     }
-    undo::undo(&runtime, record, &config.work_dir).map_err(|errors| {
+    undo::undo(&runtime, record, config).map_err(|errors| {
         let count = errors.len();
         errors.into_iter().for_each(|error| log::error!("{}", error.container(id)));
         Error::new(Cause::UndoIncomplete, format!("{count} of the steps failed"))

@@ -3,17 +3,18 @@
 
 use crate::attach::HostRoot;
 use crate::config::Config;
+use crate::config::disks::ROOT;
 use crate::container::State;
 use crate::error::{Because, Cause, Error, Result};
-use crate::init::{self, Live};
+use crate::init::{self, Life, Live};
 use crate::intake::{self, Bundle};
 use crate::isolator::{self, Job};
-use crate::plan::{self, Origin, Plan};
+use crate::plan::{self, DiskChoice, Origin, Plan};
 use crate::record::{self, Base, Header, Line, Record};
 use crate::runtime_dir::{Open, RuntimeDir};
 use crate::trusted::Missing;
-use crate::volume::Store;
-use crate::{cgroup, sys, undo};
+use crate::volume::Disks;
+use crate::{sys, undo};
 
 /// Two containers that make one missing volume at once are both served; so many are too.
 const TRIES: usize = 8;
@@ -27,11 +28,13 @@ pub fn run(state: &State, config: &Config, name: &str) -> Result<()> {
     let bundle = Bundle::open(&state.bundle, &proc_fds)?;
     let plan = intake::plan(&state.id, &state.annotations, &bundle.path, &bundle.config, config)?;
     let Some(plan) = plan else { return Ok(()) };
-    let live = Live::open(state.init_pid()?)?;
+    let live = Live::open(state.init_pid()?, plan.user_namespace)?;
     let home = init::own_mount_namespace()?;
     let host_root = HostRoot::find(&bundle.fd, &bundle.path, &bundle.config.root)?;
-    let store = open_store(&plan, config)?;
+    let disks = Disks::new(config);
+    open_work_dir(&plan, &disks)?;
     let runtime = RuntimeDir::open(&config.runtime_dir)?;
+    let life = Life::of(&live.init, plan.own_pid_namespace);
     let mut tries = 0;
     loop {
         let Some(mut record) = open_record(&runtime, name, &live, config)? else { return Ok(()) };
@@ -41,17 +44,19 @@ pub fn run(state: &State, config: &Config, name: &str) -> Result<()> {
             live: &live,
             home: &home,
             host_root: &host_root,
-            store: &store,
+            disks: &disks,
+            life: &life,
+            container: (&state.id, &state.bundle),
             runtime: &runtime,
             record: &mut record,
             proc_fds: &proc_fds,
         };
         let Err(error) = execute(state, &mut job) else {
             drop(record);
-            undo::reap(&runtime, name, live.init.start, &config.work_dir);
+            undo::reap(&runtime, name, live.init.start, config);
             return Ok(());
         };
-        if let Err(left) = undo::undo(&runtime, record, &config.work_dir) {
+        if let Err(left) = undo::undo(&runtime, record, config) {
             left.into_iter().for_each(|left| log::error!("{}", left.container(&state.id)));
             return Err(error);
         }
@@ -64,17 +69,18 @@ pub fn run(state: &State, config: &Config, name: &str) -> Result<()> {
 }
 
 /// Opens `work_dir`, and makes it only for a container that does not ask for a volume in it.
-fn open_store(plan: &Plan, config: &Config) -> Result<Store> {
-    if let Some(store) = Store::open(&config.work_dir, Missing::Tell)? {
-        return Ok(store);
+fn open_work_dir(plan: &Plan, disks: &Disks<'_>) -> Result<()> {
+    if disks.work_dir(Missing::Tell)?.is_some() {
+        return Ok(());
     }
     for attachment in &plan.attachments {
-        if let (Origin::Volume { role, id, .. }, false) = (&attachment.from, plan.create_missing_volumes) {
-            return Err(plan::unavailable(role, id).volume(&attachment.label));
+        if let (Origin::Volume { role, id, disk, .. }, false) = (&attachment.from, plan.create_missing_volumes)
+            && matches!(disk, DiskChoice::One(name) if name == ROOT)
+        {
+            return Err(plan::unavailable(role, id, disk).volume(&attachment.label));
         }
     }
-    Store::open(&config.work_dir, Missing::Make(0o755))?
-        .ok_or_else(|| Error::new(Cause::Sandbox, format!("{} cannot be made", config.work_dir.display())))
+    disks.make_work_dir().map(drop)
 }
 
 /// Opens this container's record; `None` where this very init has been served already (a hook that is registered
@@ -83,18 +89,21 @@ fn open_record(runtime: &RuntimeDir, name: &str, live: &Live, config: &Config) -
     loop {
         let Some(record) = Record::open(runtime, name, Open::Create)? else { continue };
         let Some(header) = &record.header else { return Ok(Some(record)) };
-        if header.init == live.init {
+        if header.life.init == live.init {
             if record.attachments().is_some() {
                 return Ok(None);
             }
-        } else if header.may_live()? {
+        } else if header.life.may_last()? {
             return Err(Error::new(
                 Cause::RecordConflict,
-                format!("process {} lives, or others of its container, with the same id and bundle", header.init.pid),
+                format!(
+                    "process {} lives, or others of its container, with the same id and bundle",
+                    header.life.init.pid
+                ),
             ));
         }
         // An earlier attempt that was killed, or a container that is gone and whose poststop has not come.
-        undo::undo(runtime, record, &config.work_dir).map_err(|mut errors| {
+        undo::undo(runtime, record, config).map_err(|mut errors| {
             let last = errors.pop();
             errors.iter().for_each(|error| log::error!("{error}"));
             last.unwrap_or_else(|| Error::new(Cause::UndoIncomplete, "an earlier container cannot be undone"))
@@ -112,9 +121,7 @@ fn execute(state: &State, job: &mut Job<'_>) -> Result<()> {
         manager: job.plan.manager,
         identity: job.plan.identity.clone(),
         isolator: job.plan.isolator,
-        init: job.live.init.clone(),
-        own_pid_namespace: job.plan.own_pid_namespace,
-        cgroup: if job.plan.own_pid_namespace { None } else { cgroup::of(job.live.init.pid) },
+        life: job.life.clone(),
         root,
     })?;
     let attachments = isolator::attach(job)?;

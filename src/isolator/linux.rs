@@ -49,7 +49,8 @@ pub fn mount_all(job: &mut Job<'_>, sources: Vec<Opened>, may_cover_mounts: bool
             How::Mount { propagation, .. } => propagation,
             How::Link => Propagation::Private,
         };
-        let tree = Tree::clone_of(&opened.fd, attributes(attachment.how), propagation);
+        let idmap = job.live.user_namespace.as_ref().filter(|_| opened.is_idmapped()).map(|namespace| &namespace.fd);
+        let tree = Tree::clone_of(&opened.fd, attributes(attachment.how), propagation, idmap);
         items.push((attachment, opened, tree.map_err(|error| error.volume(&attachment.label))?));
     }
     move_all(job, &items, may_cover_mounts)?;
@@ -57,6 +58,7 @@ pub fn mount_all(job: &mut Job<'_>, sources: Vec<Opened>, may_cover_mounts: bool
 }
 
 fn move_all(job: &mut Job<'_>, items: &[(&Attachment, Opened, Tree)], may_cover_mounts: bool) -> Result<()> {
+    let mut moved = Moved::new(job.user()?, job.root());
     let inside = Inside::enter(job.live, job.home, job.host_root, job.proc_fds)?;
     if job.plan.enslave_root {
         // What the runtime left shared here would carry the container's mounts to the host.
@@ -65,7 +67,6 @@ fn move_all(job: &mut Job<'_>, items: &[(&Attachment, Opened, Tree)], may_cover_
     }
     let mut points = MountPoints { runtime: job.runtime, record: job.record, proc_fds: job.proc_fds };
     let plan = job.plan;
-    let mut moved = Moved::default();
     let mut all = || -> Result<()> {
         for (attachment, _, tree) in items {
             moved
@@ -77,7 +78,7 @@ fn move_all(job: &mut Job<'_>, items: &[(&Attachment, Opened, Tree)], may_cover_
         }
         // Last, because these are what a failure would leave behind.
         for (attachment, opened, _) in items {
-            opened.finish(plan, attachment).map_err(|error| error.volume(&attachment.label))?;
+            opened.finish().map_err(|error| error.volume(&attachment.label))?;
         }
         Ok(())
     };

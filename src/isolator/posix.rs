@@ -11,6 +11,7 @@ use super::Job;
 use super::sources::{self, Opened};
 use crate::attach::Inside;
 use crate::error::{Because, Cause, Error, Result};
+use crate::me::me;
 use crate::mountpoint::{Base, MountPoints};
 use crate::plan::{Attachment, Origin, Sandbox};
 use crate::record::{Attached, Within};
@@ -26,8 +27,9 @@ pub fn attach(job: &mut Job<'_>) -> Result<Vec<Attached>> {
     let Sandbox::WorkingDirectory(cwd) = &job.plan.sandbox else {
         return Err(Error::new(Cause::PosixSandbox, "the plan has no working directory"));
     };
-    let sandbox = sandbox::open_working_directory(cwd, &job.config.posix_sandboxes, job.plan.uid)?;
-    if job.plan.uid == 0 {
+    let user = job.user()?;
+    let sandbox = sandbox::open_working_directory(cwd, &job.config.posix_sandboxes, user.0)?;
+    if user.0 == 0 && me().user.is_none() {
         log::warn!(
             "the container runs as root on the host's filesystem: nothing keeps it from other containers' files"
         );
@@ -37,15 +39,17 @@ pub fn attach(job: &mut Job<'_>) -> Result<Vec<Attached>> {
     for (attachment, opened) in plan.attachments.iter().zip(sources::open_all(job, |_| Ok(None))?) {
         let named = |error: Error| error.volume(&attachment.label);
         let path = sys::path_of(job.proc_fds, &opened.fd).because(Cause::AttachFailed, || "its path".to_owned());
-        if let (Origin::Volume { role, .. }, true) = (&attachment.from, plan.uid != 0) {
-            check_passable(job, &role.directory()).map_err(named)?;
+        if let (Origin::Volume { .. }, true) = (&attachment.from, user.0 != me().uid)
+            && let Some(folder) = path.as_ref().ok().and_then(|path| Path::new(path).parent())
+        {
+            check_passable(user.0, folder).map_err(named)?;
         }
         items.push((attachment, opened, PathBuf::from(path.map_err(named)?)));
     }
     let sandbox_id = sys::stat(&sandbox).because(Cause::PosixSandbox, || cwd.clone())?.id;
     check_visible(job, Path::new(cwd), sandbox_id, &items)?;
     job.announce_sandbox(Path::new(cwd), false, false)?;
-    let owner = (plan.uid, plan.gid);
+    let owner = user;
     let base = Base { fd: &sandbox, within: Within::Sandbox, path: None, resolve: Resolve::BeneathNoLinks, owner };
     let mut points = MountPoints { runtime: job.runtime, record: job.record, proc_fds: job.proc_fds };
     for (attachment, _, path) in &items {
@@ -53,7 +57,7 @@ pub fn attach(job: &mut Job<'_>) -> Result<Vec<Attached>> {
         points.link(&base, link, path).map_err(|error| error.volume(&attachment.label))?;
     }
     for (attachment, opened, _) in &items {
-        opened.finish(plan, attachment).map_err(|error| error.volume(&attachment.label))?;
+        opened.finish().map_err(|error| error.volume(&attachment.label))?;
     }
     Ok(items.iter().map(|(attachment, opened, _)| opened.attached(attachment)).collect())
 }
@@ -92,16 +96,14 @@ fn check_visible(job: &Job<'_>, cwd: &Path, sandbox: FileId, items: &[(&Attachme
 }
 
 /// A link is of no use to a user who cannot pass the directories above the volume.
-fn check_passable(job: &Job<'_>, role_directory: &str) -> Result<()> {
-    let mut path = job.store.path().to_owned();
-    for name in [None, Some("volumes"), Some("roles"), Some(role_directory)] {
-        path.extend(name);
-        let Some(fd) = trusted::open_dir(&path, Missing::Tell)? else { continue };
+fn check_passable(uid: u32, folder: &Path) -> Result<()> {
+    for path in folder.ancestors() {
+        let Some(fd) = trusted::open_dir(path, Missing::Tell)? else { continue };
         let stat = sys::stat(&fd).because(Cause::Ownership, || path.display().to_string())?;
         if stat.mode & 0o001 == 0 {
             return Err(Error::new(
                 Cause::Ownership,
-                format!("user {} cannot pass {} (mode {:04o})", job.plan.uid, path.display(), stat.permissions()),
+                format!("user {uid} cannot pass {} (mode {:04o})", path.display(), stat.permissions()),
             )
             .remedy(format!("chmod o+x {}", crate::plan::shell_word(&path.to_string_lossy()))));
         }

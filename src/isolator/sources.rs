@@ -6,15 +6,21 @@ use std::path::Path;
 
 use super::Job;
 use crate::attach::propagates;
+use crate::config::Isolator;
+use crate::config::disks::{Kind, ROOT};
 use crate::error::{Because, Cause, Error, Result};
-use crate::plan::{self, Attachment, How, Origin, Plan};
+use crate::holders::File;
+use crate::lease::Leases;
+use crate::plan::{self, Attachment, DiskChoice, How, Origin};
 use crate::record::{Attached, Line, VolumeRecord};
 use crate::request::Propagation;
 use crate::request::container_path::ContainerPath;
 use crate::request::names::{Role, VolumeId};
 use crate::sys::{self, FileId, Resolve, Stat};
-use crate::trusted;
-use crate::volume::{self, NewVolume, Unnamed};
+use crate::trusted::{self, Missing};
+use crate::volume::make::{self, New, Unnamed};
+use crate::volume::ownership::{self, Action, Facts};
+use crate::volume::{self, Found, gids};
 
 /// Something that is open and may be attached.
 #[derive(Debug)]
@@ -23,14 +29,20 @@ pub struct Opened {
     pub fd: OwnedFd,
     /// What that is.
     pub id: FileId,
-    /// Root of the volume, where that is something else (a subpath).
-    volume_root: Option<OwnedFd>,
-    /// The volume.
-    pub volume: Option<VolumeRecord>,
-    /// The volume, where it was made for this container.
-    unnamed: Option<Unnamed>,
+    /// The volume behind it.
+    volume: Option<Volume>,
     /// Later host mounts can reach it.
     propagates: bool,
+}
+
+/// A volume that this container holds.
+#[derive(Debug)]
+struct Volume {
+    found: Found,
+    /// What is done about its owner.
+    action: Action,
+    /// It was made for this container, and has no id yet.
+    unnamed: Option<Unnamed>,
 }
 
 /// Opens every source of the plan, in its order. `sandbox` opens the container's sandbox, and is only called when
@@ -49,7 +61,7 @@ pub fn open_all(
         let opened = match &attachment.from {
             Origin::Sandbox | Origin::Private { .. } => Ok(None),
             Origin::HostPath { allowed, below } => open_host_path(allowed, below.as_ref()).map(Some),
-            Origin::Volume { role, id, subpath, .. } => open_volume(job, role, id, subpath.as_ref()).map(Some),
+            Origin::Volume { .. } => open_volume(job, &attachment.from).map(Some),
         };
         found.push(opened.map_err(|error| error.volume(&attachment.label))?);
     }
@@ -64,27 +76,112 @@ pub fn open_all(
     plan.attachments.iter().zip(found).map(complete).collect()
 }
 
-fn open_volume(job: &mut Job<'_>, role: &Role, id: &VolumeId, subpath: Option<&ContainerPath>) -> Result<Opened> {
-    let (root, unnamed) = match job.store.find(role, id)? {
-        Some(root) => (root, None),
-        None if job.plan.create_missing_volumes => {
-            let temporary = job.record.temporary_name();
-            job.record.add(Line::MakingVolume { role: role.clone(), temporary: temporary.clone() })?;
-            let reachable = job.config.shares_host_filesystem();
-            let unnamed = job.store.make(role, id, temporary, NewVolume { mode: 0o750, owner: (0, 0), reachable })?;
-            let root = unnamed.fd.try_clone().because(Cause::AttachFailed, || "out of descriptors".to_owned())?;
-            (root, Some(unnamed))
-        }
-        None => return Err(plan::unavailable(role, id)),
+fn open_volume(job: &mut Job<'_>, from: &Origin) -> Result<Opened> {
+    let Origin::Volume { role, id, disk, subpath, shared, size_mb } = from else {
+        return Err(Error::new(Cause::VolumeUnavailable, "it is no volume"));
     };
-    let volume = Some(VolumeRecord { role: role.clone(), id: id.clone(), file: stat(&root)?.id });
-    match subpath {
-        None => Ok(Opened { volume, unnamed, ..Opened::new(root)? }),
-        Some(subpath) => {
-            let inside = volume::open_subpath(&root, subpath)?;
-            Ok(Opened { volume, unnamed, volume_root: Some(root), ..Opened::new(inside)? })
+    let (found, unnamed) = match volume::find(job.disks, disk, role, id)? {
+        Some(found) => (found, None),
+        None if job.plan.create_missing_volumes => make_missing(job, disk, role, id)?,
+        None => return Err(plan::unavailable(role, id, disk)),
+    };
+    let file = File::of(&found.stat);
+    job.record.add(Line::Lease { volume: file })?;
+    let leases = Leases::open()?;
+    let locked = leases.lock(file)?;
+    // Whoever destroys it does so under this lock.
+    if unnamed.is_none() {
+        found.confirm()?;
+    }
+    let meta = found.meta()?;
+    if meta.shared.is_some_and(|recorded| recorded != *shared) {
+        let (is, asked) = if *shared { ("exclusive", "shared") } else { ("shared", "exclusive") };
+        return Err(Error::new(Cause::SharedDiffers, format!("it was made to be {is}, and is asked for as {asked}"))
+            .remedy(if *shared { "drop shared" } else { "ask for it with shared" }));
+    }
+    let lease = job.holder().lease(role, id, *shared, *size_mb);
+    let taken = locked.take(&job.record.name, lease)?;
+    drop(locked);
+    if let Some(size) = size_mb {
+        log::info!("volume {id}: its size of {size} MB is recorded and not enforced");
+    }
+    let facts = Facts {
+        rule: meta.ownership.unwrap_or(job.plan.ownership),
+        user: (job.plan.uid, job.plan.gid),
+        namespace: job.live.user_namespace.as_ref(),
+        root: &found.stat,
+        others: taken.others,
+        by_group: job.config.volume_gid_range.is_some(),
+    };
+    let action = ownership::decide(facts)?;
+    check_action(job, &found, action)?;
+    let inside = match subpath {
+        None => found.fd.try_clone().because(Cause::AttachFailed, || "out of descriptors".to_owned())?,
+        Some(subpath) => volume::open_subpath(&found.fd, subpath)?,
+    };
+    Ok(Opened { volume: Some(Volume { found, action, unnamed }), ..Opened::new(inside)? })
+}
+
+/// Makes a volume that was missing, on the disk that was named, or below `work_dir`. It gets its id last.
+fn make_missing(job: &mut Job<'_>, disk: &DiskChoice, role: &Role, id: &VolumeId) -> Result<(Found, Option<Unnamed>)> {
+    let name = match disk {
+        DiskChoice::Any => ROOT,
+        DiskChoice::One(name) => name,
+    };
+    let disk = match job.disks.get(name, Missing::Tell)? {
+        Some(disk) if disk.kind() != Kind::Mount => disk,
+        _ => return Err(plan::unavailable(role, id, &DiskChoice::One(name.to_owned()))),
+    };
+    let temporary = job.record.temporary_name();
+    let line = Line::MakingVolume { disk: name.to_owned(), role: role.clone(), temporary: temporary.clone() };
+    job.record.add(line)?;
+    let reachable = job.config.shares_host_filesystem();
+    let new = New { mode: None, owner: None, reachable, meta: None };
+    let unnamed = make::make(&disk, role, id, temporary, new)?;
+    let fd = unnamed.fd.try_clone().because(Cause::AttachFailed, || "out of descriptors".to_owned())?;
+    let found = Found::unnamed(disk, role.clone(), id.clone(), stat(&fd)?, fd);
+    Ok((found, Some(unnamed)))
+}
+
+/// Refuses what an isolator cannot do about a volume's owner, and what would endanger others.
+fn check_action(job: &Job<'_>, found: &Found, action: Action) -> Result<()> {
+    if action.group
+        && let Some(range) = &job.config.volume_gid_range
+    {
+        let gid = gids::reserve(found, range)?;
+        if job.plan.gid != gid && !job.plan.groups.contains(&gid) {
+            return Err(Error::new(
+                Cause::Ownership,
+                format!("the volume's group is {gid}, and the container's user {} is not in it", job.plan.uid),
+            )
+            .remedy(format!("add it: podman --group-add {gid}, or process.user.additionalGids in config.json")));
         }
     }
+    if !action.idmap {
+        return Ok(());
+    }
+    if job.plan.isolator == Isolator::Posix {
+        return Err(Error::new(
+            Cause::Ownership,
+            "its owner is not the container's user, and the symbolic links of filesystem/posix cannot map ids",
+        )
+        .remedy("let ownership be mesos, or use filesystem/linux"));
+    }
+    // Root of the container could leave a setuid file there, which belongs to root of the host.
+    let root = Stat { uid: action.give.map_or(found.stat.uid, |(uid, _)| uid), ..found.stat };
+    if found.is_reachable(&root)? {
+        let folder = found.path();
+        let folder = folder.parent().unwrap_or(&folder).display().to_string();
+        return Err(Error::new(
+            Cause::Ownership,
+            format!("its ids must be mapped, and other users of the host can reach {}", found.path().display()),
+        )
+        .remedy(format!(
+            "a setuid file of the container's root would be theirs to run: chmod 0700 {}",
+            plan::shell_word(&folder)
+        )));
+    }
+    Ok(())
 }
 
 fn open_in_sandbox(sandbox: Option<&OwnedFd>, from: &Origin) -> Result<Opened> {
@@ -114,7 +211,7 @@ fn open_host_path(allowed: &str, below: Option<&ContainerPath>) -> Result<Opened
 
 impl Opened {
     fn new(fd: OwnedFd) -> Result<Opened> {
-        Ok(Opened { id: stat(&fd)?.id, fd, volume_root: None, volume: None, unnamed: None, propagates: false })
+        Ok(Opened { id: stat(&fd)?.id, fd, volume: None, propagates: false })
     }
 
     /// Finds out whether later host mounts can reach it, where that is wanted.
@@ -151,33 +248,31 @@ impl Opened {
             attributes: crate::attach::attributes(attachment.how),
             slave,
             slave_named: slave && slave_named,
-            volume: self.volume.clone(),
+            volume: self.volume.as_ref().map(|volume| VolumeRecord {
+                role: volume.found.role.clone(),
+                id: volume.found.id.clone(),
+                disk: volume.found.disk.name().to_owned(),
+                file: volume.found.stat.id,
+            }),
         }
     }
 
-    /// The last steps, when it is in its place: gives the volume to the container's user, and its id to one that was made.
+    /// Whether its ids are mapped by the container's user namespace.
+    pub fn is_idmapped(&self) -> bool {
+        self.volume.as_ref().is_some_and(|volume| volume.action.idmap)
+    }
+
+    /// The last steps, when it is in its place: gives the volume to the container's user, and its id to one that was
+    /// made.
     ///
     /// # Errors
     /// [`Cause::Ownership`], [`Cause::VolumeExists`].
-    pub fn finish(&self, plan: &Plan, attachment: &Attachment) -> Result<()> {
-        self.give_to_user(plan, attachment)?;
-        self.unnamed.as_ref().map_or(Ok(()), Unnamed::publish)
-    }
-
-    /// Gives the root of a volume to the container's user: mesos.md P9. Not recursive, not for root, and a shared
-    /// volume only while it is still root's, since others may be using it.
-    fn give_to_user(&self, plan: &Plan, attachment: &Attachment) -> Result<()> {
-        let Origin::Volume { shared, .. } = attachment.from else { return Ok(()) };
-        if !plan.own_volumes {
-            return Ok(());
+    pub fn finish(&self) -> Result<()> {
+        let Some(volume) = &self.volume else { return Ok(()) };
+        if let Some((uid, gid)) = volume.action.give {
+            sys::chown(&volume.found.fd, uid, gid)
+                .because(Cause::Ownership, || format!("its root cannot be given to user {uid}"))?;
         }
-        let root = self.volume_root.as_ref().unwrap_or(&self.fd);
-        let stat = stat(root)?;
-        let user = (plan.uid, plan.gid);
-        if (stat.uid, stat.gid) == user || (shared && stat.uid != 0) {
-            return Ok(());
-        }
-        sys::chown(root, user.0, user.1)
-            .because(Cause::Ownership, || format!("its root cannot be given to user {}", user.0))
+        volume.unnamed.as_ref().map_or(Ok(()), Unnamed::publish)
     }
 }

@@ -78,7 +78,7 @@ fn parse_source(text: &str) -> Result<Source> {
 }
 
 fn persistent(id: VolumeId) -> Source {
-    Source::Persistent { id, role: None, disk: Disk::Root, size_mb: None }
+    Source::Persistent { id, role: None, disk: Disk::Any, size_mb: None }
 }
 
 fn apply(volume: &mut VolumeRequest, name: &str, value: Option<String>) -> Result<()> {

@@ -29,6 +29,14 @@ pub enum Host {
 
 pub const HOSTS: [Host; 2] = [Host::Shared, Host::Private];
 
+/// Where root's leases lie.
+const RUN: &str = "/run/fs-isolator";
+
+/// Volumes that somebody holds, or that have a directory for holders.
+pub fn leases() -> Vec<String> {
+    names(&Path::new(RUN).join("leases"))
+}
+
 /// Runs a test on a host of its own: a mount namespace from which nothing reaches the machine.
 pub fn on<F: FnOnce() + Send + 'static>(host: Host, test: F) {
     let thread = std::thread::spawn(move || {
@@ -37,6 +45,9 @@ pub fn on<F: FnOnce() + Send + 'static>(host: Host, test: F) {
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
         // crun refuses a host with both kinds of cgroups.
         let _ = umount2("/sys/fs/cgroup/unified", MntFlags::MNT_DETACH);
+        // Leases lie there whatever the configuration says: each test has its own, and the machine keeps its.
+        fs::create_dir_all(RUN).unwrap();
+        mount(Some("tmpfs"), RUN, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
         if host == Host::Shared {
             mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SHARED, none).unwrap();
         }
@@ -263,6 +274,7 @@ impl Lab {
         for kind in ["records", "mountpoints"] {
             leaks.extend(self.runtime_files(kind).iter().map(|name| format!("{kind}/{name}")));
         }
+        leaks.extend(leases().iter().map(|name| format!("leases/{name}")));
         // Not through mounts of the test itself: a bind of / would lead to the labs of other tests.
         let mut find = vec![self.dir.to_str().unwrap().to_owned()];
         for point in mount_points_below(&self.dir) {

@@ -1,0 +1,42 @@
+//! `fs-isolator reconcile` and `fs-isolator gc`.
+#![forbid(unsafe_code)]
+
+use super::show;
+use super::volume::Progress;
+use crate::config::Config;
+use crate::error::{Cause, Error, Result};
+use crate::reconcile::Report;
+use crate::{gc, reconcile};
+
+/// Runs `reconcile`.
+///
+/// # Errors
+/// [`Cause::UndoIncomplete`] after everything was tried.
+pub fn reconcile(config: &Config, json: bool) -> Result<()> {
+    print(&reconcile::run(config), json)
+}
+
+/// Runs `gc`.
+///
+/// # Errors
+/// [`Cause::UndoIncomplete`] after everything was tried.
+pub fn gc(config: &Config, json: bool) -> Result<()> {
+    let mut progress = Progress::new();
+    let report = gc::run(config, &mut |count| progress.tell(count));
+    progress.end();
+    print(&report, json)
+}
+
+fn print(report: &Report, json: bool) -> Result<()> {
+    let faults: Vec<String> = report.faults.iter().map(ToString::to_string).collect();
+    if json {
+        show::json(&serde_json::json!({ "done": report.done, "faults": faults }))?;
+    } else {
+        show::lines(&report.done)?;
+        faults.iter().for_each(|fault| eprintln!("fs-isolator: {fault}"));
+    }
+    match faults.len() {
+        0 => Ok(()),
+        count => Err(Error::new(Cause::UndoIncomplete, format!("{count} of the steps failed"))),
+    }
+}

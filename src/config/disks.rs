@@ -1,0 +1,128 @@
+//! Named roots for volumes beside `work_dir`: the configuration's `disks`, written as in Mesos's `disk.source`
+//! (mesos.md B2, C1).
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::{Cause, Error, Result};
+
+/// Name of Mesos's ROOT disk, which is `work_dir`.
+pub const ROOT: &str = "root";
+
+/// How volumes lie on a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Kind {
+    /// `work_dir` itself.
+    Root,
+    /// Many volumes, below `volumes/roles`.
+    Path,
+    /// The disk is one volume: its root, which is a mount point.
+    Mount,
+}
+
+/// One disk.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Disk {
+    /// Its name.
+    pub name: String,
+    /// How volumes lie on it.
+    #[serde(rename = "type")]
+    pub kind: Kind,
+    /// Absolute path of its root.
+    pub root: PathBuf,
+}
+
+/// An element of the key as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    name: String,
+    #[serde(rename = "type")]
+    kind: String,
+    path: Option<Root>,
+    mount: Option<Root>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Root {
+    root: PathBuf,
+}
+
+/// Checks the key. A relative root starts at `work_dir`, here and nowhere else (mesos.md E25).
+pub(super) fn check(files: Vec<File>, work_dir: &Path) -> Result<Vec<Disk>> {
+    let invalid = |what: String| Error::new(Cause::ConfigInvalid, format!("\"disks\": {what}"));
+    let mut disks: Vec<Disk> = Vec::with_capacity(files.len());
+    for File { name, kind, path, mount } in files {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+        if name.is_empty() || name.len() > 64 || name.starts_with('.') || !name.chars().all(plain) || name == ROOT {
+            return Err(invalid(format!(
+                "{name:?} cannot be a disk's name: use letters, digits, _ - and ., and not \"root\", which is work_dir"
+            )));
+        }
+        let (kind, root) = match (kind.as_str(), path, mount) {
+            ("PATH", Some(root), None) => (Kind::Path, root.root),
+            ("MOUNT", None, Some(root)) => (Kind::Mount, root.root),
+            ("PATH", ..) => {
+                return Err(invalid(format!("{name} has type PATH and must have \"path\": {{\"root\": …}}")));
+            }
+            ("MOUNT", ..) => {
+                return Err(invalid(format!("{name} has type MOUNT and must have \"mount\": {{\"root\": …}}")));
+            }
+            (other, ..) => return Err(invalid(format!("{name} has type {other:?}, and PATH and MOUNT are possible"))),
+        };
+        if root.as_os_str().is_empty() {
+            return Err(invalid(format!("{name} has an empty root")));
+        }
+        let root = super::absolute("disks", work_dir.join(root))?;
+        if root == work_dir || disks.iter().any(|disk| disk.name == name || disk.root == root) {
+            return Err(invalid(format!("{name} at {} repeats a name or a root", root.display())));
+        }
+        disks.push(Disk { name, kind, root });
+    }
+    Ok(disks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Vec<Disk>> {
+        let files = serde_json::from_str(text).map_err(|error| Error::new(Cause::ConfigInvalid, error.to_string()))?;
+        check(files, Path::new("/w"))
+    }
+
+    // mesos.md E25: one rule for relative roots.
+    #[test]
+    fn e25_relative_roots_start_at_work_dir() {
+        let disks = parse(
+            r#"[{"name": "fast", "type": "PATH", "path": {"root": "disks/fast"}},
+                {"name": "nvme0", "type": "MOUNT", "mount": {"root": "/mnt/nvme0"}}]"#,
+        )
+        .unwrap();
+        assert_eq!((disks[0].root.as_path(), disks[0].kind), (Path::new("/w/disks/fast"), Kind::Path));
+        assert_eq!((disks[1].root.as_path(), disks[1].kind), (Path::new("/mnt/nvme0"), Kind::Mount));
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused() {
+        for text in [
+            r#"[{"name": "a", "type": "PATH"}]"#,
+            r#"[{"name": "a", "type": "BLOCK", "path": {"root": "/x"}}]"#,
+            r#"[{"name": "a", "type": "PATH", "mount": {"root": "/x"}}]"#,
+            r#"[{"name": "a", "type": "MOUNT", "path": {"root": "/x"}, "mount": {"root": "/x"}}]"#,
+            r#"[{"name": "root", "type": "PATH", "path": {"root": "/x"}}]"#,
+            r#"[{"name": "a/b", "type": "PATH", "path": {"root": "/x"}}]"#,
+            r#"[{"name": "a", "type": "PATH", "path": {"root": ""}}]"#,
+            r#"[{"name": "a", "type": "PATH", "path": {"root": "../x"}}]"#,
+            r#"[{"name": "a", "type": "PATH", "path": {"root": "/w"}}]"#,
+            r#"[{"name": "a", "type": "PATH", "path": {"root": "/x"}}, {"name": "b", "type": "PATH", "path": {"root": "/x/"}}]"#,
+            r#"[{"name": "a", "type": "PATH", "path": {"root": "/x"}, "size": 1}]"#,
+        ] {
+            assert_eq!(parse(text).unwrap_err().cause(), Cause::ConfigInvalid, "{text}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Disks: `work_dir`, which is Mesos's ROOT, and the named roots of the configuration.
+#![forbid(unsafe_code)]
+
+use std::cell::RefCell;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use nix::errno::Errno;
+
+use crate::config::Config;
+use crate::config::disks::{self, Kind, ROOT};
+use crate::error::{Because, Cause, Error, Result};
+use crate::plan::DiskChoice;
+use crate::request::names::{Role, VolumeId};
+use crate::sys::{self, Resolve};
+use crate::trusted::{self, Missing};
+
+/// An open disk.
+#[derive(Debug)]
+pub struct Disk {
+    what: disks::Disk,
+    fd: OwnedFd,
+    /// Where metadata lies that cannot lie on the disk.
+    work_dir: PathBuf,
+}
+
+impl Disk {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.what.name
+    }
+
+    /// How volumes lie on it.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.what.kind
+    }
+
+    /// Its root.
+    #[must_use]
+    pub fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    /// The configuration's `work_dir`.
+    #[must_use]
+    pub fn work_dir(&self) -> &Path {
+        &self.work_dir
+    }
+
+    /// Its root's path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.what.root
+    }
+
+    /// The directory of a volume (mesos.md B2).
+    #[must_use]
+    pub fn path_of(&self, role: &Role, id: &VolumeId) -> PathBuf {
+        path_of(&self.what, role, id)
+    }
+
+    /// Opens the directory with a role's volumes.
+    ///
+    /// # Errors
+    /// [`Cause::ConfigUnsafe`].
+    pub fn open_role(&self, role: &Role, missing: Missing) -> Result<Option<OwnedFd>> {
+        trusted::open_dir_below(&self.fd, self.path(), &["volumes", "roles", &role.directory()], missing)
+    }
+
+    /// The roles that have, or had, volumes on it.
+    ///
+    /// # Errors
+    /// [`Cause::ConfigUnsafe`], [`Cause::VolumeUnavailable`].
+    pub fn roles(&self) -> Result<Vec<Role>> {
+        let Some(roles) = trusted::open_dir_below(&self.fd, self.path(), &["volumes", "roles"], Missing::Tell)? else {
+            return Ok(Vec::new());
+        };
+        Ok(super::names(&roles)?.iter().filter_map(|name| Role::from_directory(name.to_str()?).ok()).collect())
+    }
+}
+
+/// The directory of a volume on a disk.
+#[must_use]
+pub fn path_of(disk: &disks::Disk, role: &Role, id: &VolumeId) -> PathBuf {
+    match disk.kind {
+        Kind::Mount => disk.root.clone(),
+        Kind::Root | Kind::Path => disk.root.join("volumes/roles").join(role.directory()).join(id.as_str()),
+    }
+}
+
+/// The disks of a configuration, each opened once.
+#[derive(Debug)]
+pub struct Disks<'c> {
+    config: &'c Config,
+    open: RefCell<Vec<Rc<Disk>>>,
+}
+
+impl<'c> Disks<'c> {
+    /// The disks of this configuration. Nothing is opened yet.
+    #[must_use]
+    pub fn new(config: &'c Config) -> Disks<'c> {
+        Disks { config, open: RefCell::new(Vec::new()) }
+    }
+
+    /// Names of the disks that a volume may lie on.
+    #[must_use]
+    pub fn names<'n>(&'n self, choice: &'n DiskChoice) -> Vec<&'n str> {
+        match choice {
+            DiskChoice::One(name) => vec![name],
+            DiskChoice::Any => {
+                std::iter::once(ROOT).chain(self.config.disks.iter().map(|disk| disk.name.as_str())).collect()
+            }
+        }
+    }
+
+    /// Opens a disk; `None` where its root does not exist and may not be made.
+    ///
+    /// # Errors
+    /// [`Cause::DiskUnknown`]; [`Cause::DiskUnavailable`] for a MOUNT root that is not a mount point right now: what
+    /// was written would land on the disk below it. [`Cause::ConfigUnsafe`].
+    pub fn get(&self, name: &str, missing: Missing) -> Result<Option<Rc<Disk>>> {
+        if let Some(disk) = self.open.borrow().iter().find(|disk| disk.name() == name) {
+            return Ok(Some(Rc::clone(disk)));
+        }
+        let what = self.config.disk(name)?;
+        let fd = match what.kind {
+            Kind::Mount => Some(open_mount(&what)?),
+            Kind::Root | Kind::Path => trusted::open_dir(&what.root, missing)?,
+        };
+        let Some(fd) = fd else { return Ok(None) };
+        let disk = Rc::new(Disk { what, fd, work_dir: self.config.work_dir.clone() });
+        self.open.borrow_mut().push(Rc::clone(&disk));
+        Ok(Some(disk))
+    }
+
+    /// Opens `work_dir`.
+    ///
+    /// # Errors
+    /// As [`Disks::get`].
+    pub fn work_dir(&self, missing: Missing) -> Result<Option<Rc<Disk>>> {
+        self.get(ROOT, missing)
+    }
+
+    /// Opens `work_dir`, making it if it is missing.
+    ///
+    /// # Errors
+    /// As [`Disks::get`].
+    pub fn make_work_dir(&self) -> Result<Rc<Disk>> {
+        let disk = self.work_dir(Missing::Make(0o755))?;
+        disk.ok_or_else(|| {
+            Error::new(Cause::ConfigUnsafe, format!("{} cannot be made", self.config.work_dir.display()))
+        })
+    }
+}
+
+/// A MOUNT disk's root is the volume itself, and may be anybody's; what is above it is the administrator's.
+fn open_mount(disk: &disks::Disk) -> Result<OwnedFd> {
+    let unavailable = |what: &str| {
+        Error::new(Cause::DiskUnavailable, format!("{} of disk {} {what}", disk.root.display(), disk.name))
+    };
+    let (Some(parent), Some(name)) = (disk.root.parent(), disk.root.file_name()) else {
+        return Err(unavailable("cannot be a disk of its own"));
+    };
+    let parent = trusted::open_dir(parent, Missing::Tell)?.ok_or_else(|| unavailable("does not exist"))?;
+    let fd = match sys::open_place(&parent, Path::new(name), Resolve::BeneathNoLinks) {
+        Err(error) if error.errno == Errno::ENOENT => return Err(unavailable("does not exist")),
+        answer => answer.because(Cause::DiskUnavailable, || disk.root.display().to_string())?,
+    };
+    let stat = sys::stat(&fd).because(Cause::DiskUnavailable, || disk.root.display().to_string())?;
+    if !stat.mount_root {
+        return Err(unavailable("is not a mount point right now"));
+    }
+    Ok(fd)
+}
