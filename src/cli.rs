@@ -1,6 +1,7 @@
 //! `fs-isolator`: one verb per file, text for a terminal and `--json` for programs.
 #![forbid(unsafe_code)]
 
+mod adopt;
 mod authorize;
 mod explain;
 mod identity;
@@ -42,6 +43,8 @@ enum Verb {
     /// Sandboxes for containers of filesystem/posix
     #[command(subcommand)]
     Sandbox(sandbox::Verb),
+    /// Show what stands in the way of using a Mesos agent's work_dir in place
+    Adopt(adopt::Arguments),
     /// Show what would be mounted where for a bundle, and why; does nothing
     Plan(plan::Arguments),
     /// Tell whether an identity may use a role, and why
@@ -79,6 +82,7 @@ fn run(cli: &Cli) -> Result<()> {
     match &cli.verb {
         Verb::Volume(verb) => volume::run(verb, &config()?, cli.json),
         Verb::Sandbox(verb) => sandbox::run(verb, &config()?, cli.json),
+        Verb::Adopt(arguments) => adopt::run(arguments, &config()?, cli.json),
         Verb::Plan(arguments) => plan::run(arguments, &config()?, cli.json),
         Verb::Authorize(arguments) => authorize::run(arguments, &config()?, cli.json),
         Verb::Reconcile => maintain::reconcile(&config()?, cli.json),

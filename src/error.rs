@@ -141,6 +141,10 @@ causes! {
         "see the message; nothing was deleted that the message does not name";
     77 NotAuthorized "the identity may not use the role"
         "grant it under \"authorization\" in the configuration";
+    75 MesosCheckpoint "the Mesos agent's checkpoint cannot be read"
+        "restore that file below \"work_dir\"; it was not changed, and neither was any volume";
+    76 MesosAgent "a Mesos agent is running on work_dir"
+        "stop the agent and its tasks first: what serves the same volumes twice loses them";
 }
 
 impl Cause {
@@ -201,6 +205,12 @@ impl Error {
     #[must_use]
     pub fn in_configuration(self, key: &str) -> Error {
         Error::new(Cause::ConfigInvalid, format!("{key}: {}", self.what))
+    }
+
+    /// What was found, without remedy and code.
+    #[must_use]
+    pub fn what(&self) -> &str {
+        &self.what
     }
 
     /// Why it was refused.

@@ -40,6 +40,10 @@ pub fn longest_age(retention: u64, usage: f64) -> u64 {
 pub fn run(config: &Config, tell: &mut dyn FnMut(u64)) -> Report {
     let mut report = reconcile::run(config);
     let disks = Disks::new(config);
+    if let Err(refused) = disks.refuse_agent() {
+        report.faults.push(refused);
+        return report;
+    }
     for name in disks.names(&DiskChoice::Any) {
         match disks.get(name, Missing::Tell) {
             Ok(Some(disk)) => {

@@ -24,6 +24,7 @@ pub mod isolator;
 pub mod lease;
 pub mod logging;
 pub mod me;
+pub mod mesos;
 pub mod mountinfo;
 pub mod mountpoint;
 pub mod plan;

@@ -15,12 +15,14 @@ use crate::container::Identity;
 use crate::error::{Cause, Error, Result};
 use crate::holders::File;
 use crate::lease::{Lease, Leases};
+use crate::mesos::checkpoint::{self, Checkpoint};
+use crate::mesos::place;
 use crate::plan::{DiskChoice, unavailable};
 use crate::request::names::{Role, VolumeId};
 use crate::sys::Stat;
 use crate::trusted::Missing;
 use crate::volume::make::{self, New};
-use crate::volume::{self, Disks, Found, Meta, destroy};
+use crate::volume::{self, Disk, Disks, Found, Meta, destroy};
 
 /// Verbs.
 #[derive(Debug, Subcommand)]
@@ -148,6 +150,7 @@ impl Named {
 fn create(arguments: &Create, config: &Config, json: bool) -> Result<()> {
     let (role, id) = arguments.named.resolve(config)?;
     let disks = Disks::new(config);
+    disks.refuse_agent()?;
     // The disk first: what is wrong with it is worth knowing before anything is made.
     let name = arguments.named.disk.as_deref().unwrap_or(ROOT);
     let disk = disks
@@ -247,6 +250,56 @@ impl Shown {
         })
     }
 
+    /// Adds what a Mesos agent's checkpoint says, and where it disagrees.
+    fn compare(&mut self, work_dir: &Disk, found: &Found, known: &Checkpoint) {
+        let same = |volume: &&checkpoint::Volume| place::lies_at(work_dir, volume, found);
+        match known.volumes.iter().find(same) {
+            None => self.notes.push(format!("not in the Mesos agent's checkpoint {}", known.source)),
+            Some(volume) => {
+                self.size_mb = self.size_mb.or(volume.size_mb);
+                self.principal = volume.principal.clone();
+                if self.shared.is_some_and(|shared| shared != volume.shared) {
+                    self.notes.push("the Mesos agent's checkpoint says otherwise about shared".to_owned());
+                }
+                self.shared = self.shared.or(Some(volume.shared));
+            }
+        }
+        let pending = |volumes: &[checkpoint::Volume]| volumes.iter().any(|volume| same(&volume));
+        if known.pending.as_ref().is_some_and(|change| pending(&change.destroyed)) {
+            self.notes.push("the Mesos agent was about to delete it".to_owned());
+        }
+    }
+
+    /// A volume that only the checkpoint knows, or that no disk of the configuration has.
+    fn without_directory(work_dir: &Disk, volume: &checkpoint::Volume, why: Option<String>) -> Shown {
+        let (disk, why) = match &volume.disk {
+            checkpoint::Disk::Root => (ROOT.to_owned(), why),
+            checkpoint::Disk::Path(root) | checkpoint::Disk::Mount(root) => {
+                let unlisted = "its disk is not one of the configuration's, or not recorded as this volume's";
+                (root.clone(), why.or(Some(unlisted.to_owned())))
+            }
+            checkpoint::Disk::Foreign(_) => ("-".to_owned(), why),
+        };
+        Shown {
+            role: volume.role.clone(),
+            id: volume.id.clone(),
+            disk,
+            path: place::place(work_dir, volume),
+            uid: 0,
+            gid: 0,
+            mode: "-".to_owned(),
+            size_mb: volume.size_mb,
+            shared: Some(volume.shared),
+            ownership: None,
+            principal: volume.principal.clone(),
+            held_by: Vec::new(),
+            notes: vec![format!(
+                "in the Mesos agent's checkpoint, and {}",
+                why.unwrap_or_else(|| "not here".to_owned())
+            )],
+        }
+    }
+
     fn size(&self) -> String {
         self.size_mb.map_or_else(|| "-".to_owned(), |size| format!("{size} MB"))
     }
@@ -269,12 +322,35 @@ fn list(arguments: &List, config: &Config, json: bool) -> Result<()> {
     let role = arguments.role.as_deref().map(Role::parse).transpose()?;
     let identity = arguments.identity.identity();
     let disks = Disks::new(config);
-    let (volumes, faults) = volume::list(&disks)?;
+    let (volumes, mut faults) = volume::list(&disks)?;
+    let work_dir = disks.work_dir(Missing::Tell)?;
+    let known = match work_dir.as_ref().map(|work_dir| checkpoint::read(work_dir.fd())) {
+        None => None,
+        Some(Ok(known)) => known,
+        Some(Err(fault)) => {
+            faults.push(fault);
+            None
+        }
+    };
     let leases = Leases::open_existing()?;
     let mine =
         |found: &&Found| config.may_use(&identity, &found.role) && role.as_ref().is_none_or(|role| *role == found.role);
     let mut shown =
         volumes.iter().filter(mine).map(|found| Shown::new(found, leases.as_ref())).collect::<Result<Vec<Shown>>>()?;
+    if let (Some(work_dir), Some(known)) = (&work_dir, &known) {
+        for (one, found) in shown.iter_mut().zip(volumes.iter().filter(mine)) {
+            one.compare(work_dir, found, known);
+        }
+        let theirs = |volume: &&checkpoint::Volume| {
+            config.may_use(&identity, &volume.role) && role.as_ref().is_none_or(|role| *role == volume.role)
+        };
+        for volume in known.volumes.iter().filter(theirs) {
+            if !volumes.iter().any(|found| place::lies_at(work_dir, volume, found)) {
+                let why = place::missing(work_dir, &volumes, volume);
+                shown.push(Shown::without_directory(work_dir, volume, why));
+            }
+        }
+    }
     shown.sort_by(|a, b| (&a.role, &a.id, &a.disk).cmp(&(&b.role, &b.id, &b.disk)));
     faults.iter().for_each(|fault| eprintln!("fs-isolator: {fault}"));
     if json {
@@ -293,7 +369,9 @@ fn list(arguments: &List, config: &Config, json: bool) -> Result<()> {
         ]
     };
     let rows: Vec<[String; 8]> = shown.iter().map(row).collect();
-    show::table(["ROLE", "ID", "DISK", "OWNER", "MODE", "SIZE", "SHARED", "HELD BY"], &rows)
+    show::table(["ROLE", "ID", "DISK", "OWNER", "MODE", "SIZE", "SHARED", "HELD BY"], &rows)?;
+    let notes = |v: &Shown| v.notes.iter().map(|note| format!("{} {}: {note}", v.role, v.id)).collect::<Vec<_>>();
+    show::lines(&shown.iter().flat_map(notes).collect::<Vec<_>>())
 }
 
 fn inspect(arguments: &Named, config: &Config, json: bool) -> Result<()> {
@@ -329,6 +407,7 @@ fn inspect(arguments: &Named, config: &Config, json: bool) -> Result<()> {
 fn destroy(arguments: &Destroy, config: &Config, json: bool) -> Result<()> {
     let disks = Disks::new(config);
     let found = arguments.named.find(config, &disks)?;
+    disks.refuse_agent()?;
     let leases = Leases::open()?;
     let path = found.path();
     destroy::check(&found, &leases)?;

@@ -33,6 +33,7 @@ pub fn run(state: &State, config: &Config, name: &str) -> Result<()> {
     let host_root = HostRoot::find(&bundle.fd, &bundle.path, &bundle.config.root)?;
     let disks = Disks::new(config);
     open_work_dir(&plan, &disks)?;
+    disks.refuse_agent()?;
     let runtime = RuntimeDir::open(&config.runtime_dir)?;
     let life = Life::of(&live.init, plan.own_pid_namespace);
     let mut tries = 0;

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use crate::config::Config;
 use crate::config::disks::{self, Kind, ROOT};
 use crate::error::{Because, Cause, Error, Result};
+use crate::mesos::agent;
 use crate::plan::DiskChoice;
 use crate::request::names::{Role, VolumeId};
 use crate::sys::{self, Resolve};
@@ -142,6 +143,14 @@ impl<'c> Disks<'c> {
     /// As [`Disks::get`].
     pub fn work_dir(&self, missing: Missing) -> Result<Option<Rc<Disk>>> {
         self.get(ROOT, missing)
+    }
+
+    /// Refuses to change anything while a Mesos agent runs on `work_dir`.
+    ///
+    /// # Errors
+    /// [`Cause::MesosAgent`], and as [`Disks::get`].
+    pub fn refuse_agent(&self) -> Result<()> {
+        self.work_dir(Missing::Tell)?.map_or(Ok(()), |disk| agent::refuse(disk.fd(), disk.path()))
     }
 
     /// Opens `work_dir`, making it if it is missing.

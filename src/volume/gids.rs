@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::{Disk, Disks, Found};
 use crate::config::GidRange;
 use crate::error::{Because, Cause, Error, Result};
+use crate::mesos::checkpoint;
 use crate::plan::DiskChoice;
 use crate::request::names::{RESERVED, Role, VolumeId};
 use crate::sys::{self, Resolve};
@@ -199,6 +200,9 @@ fn read(directory: &OwnedFd, gid: u32) -> Result<Option<Reserved>> {
 }
 
 /// Groups that a Mesos agent gave to volumes of this `work_dir`.
-fn of_mesos(_disk: &Disk) -> Result<Vec<(PathBuf, u32)>> {
-    Ok(Vec::new())
+fn of_mesos(disk: &Disk) -> Result<Vec<(PathBuf, u32)>> {
+    match trusted::open_dir(disk.work_dir(), Missing::Tell)? {
+        None => Ok(Vec::new()),
+        Some(work_dir) => checkpoint::gids(&work_dir),
+    }
 }
