@@ -3,6 +3,7 @@
 
 use clap::Args;
 
+use crate::config::authorization;
 use crate::container::Identity;
 use crate::me::me;
 
@@ -10,14 +11,18 @@ use crate::me::me;
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Act for this Kubernetes namespace, with no other rights than its own
-    #[arg(long, value_name = "NAME")]
-    namespace: Option<String>,
+    #[arg(long, value_name = "NAME", value_parser = namespace)]
+    namespace: Option<Identity>,
+}
+
+fn namespace(name: &str) -> Result<Identity, String> {
+    authorization::namespace(name).ok_or_else(|| "not the name of a Kubernetes namespace".to_owned())
 }
 
 impl Arguments {
     /// The namespace, or whoever runs the command.
     #[must_use]
     pub fn identity(&self) -> Identity {
-        self.namespace.as_ref().map_or_else(|| me().identity(), |name| Identity::Namespace(name.clone()))
+        self.namespace.clone().unwrap_or_else(|| me().identity())
     }
 }

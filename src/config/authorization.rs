@@ -166,16 +166,19 @@ impl RuleFile {
     }
 }
 
+/// A namespace's identity; `None` where Kubernetes has no namespace of that name (a DNS label, RFC 1123).
+#[must_use]
+pub fn namespace(name: &str) -> Option<Identity> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (!name.is_empty() && name.len() <= 63 && name.chars().all(plain)).then(|| Identity::Namespace(name.to_owned()))
+}
+
 fn who(text: &str) -> Result<Who> {
-    let namespace = |name: &str| {
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        (!name.is_empty() && name.len() <= 63 && name.chars().all(plain)).then(|| name.to_owned())
-    };
     let found = match text.split_once(':') {
         None if text == "*" => Some(Who::Anybody),
         None if text == "root" => Some(Who::One(Identity::Root)),
         Some(("namespace", "*")) => Some(Who::AnyNamespace),
-        Some(("namespace", name)) => namespace(name).map(|name| Who::One(Identity::Namespace(name))),
+        Some(("namespace", name)) => namespace(name).map(Who::One),
         Some(("user", uid)) => uid.parse().ok().map(|uid| Who::One(Identity::User(uid))),
         _ => None,
     };

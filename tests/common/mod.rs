@@ -241,6 +241,11 @@ impl Lab {
         container
     }
 
+    /// A bundle without a root filesystem.
+    pub fn bundle(&self, runtime: Runtime, id: &str) -> Container {
+        Container::new(self, runtime, id)
+    }
+
     /// A container on the host's filesystem: its rootfs is a bind of `/`, with /proc and /dev of its own.
     pub fn host_container(&self, runtime: Runtime, id: &str) -> Container {
         let container = Container::new(self, runtime, id);
@@ -387,7 +392,10 @@ pub struct Container {
     pub bundle: PathBuf,
     /// config.json, written before each start.
     pub spec: Value,
-    root: PathBuf,
+    /// Options of the runtime, before its verb.
+    pub options: Vec<&'static str>,
+    /// Where the runtime keeps its state.
+    pub root: PathBuf,
     created: bool,
 }
 
@@ -400,6 +408,7 @@ impl Container {
             id: id.to_owned(),
             bundle,
             spec: spec(),
+            options: Vec::new(),
             root: lab.dir.join("runtimes").join(runtime.program()),
             created: false,
         };
@@ -471,7 +480,8 @@ impl Container {
 
     fn command(&self, verb: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new("timeout");
-        command.args(["60", self.runtime.program(), "--root"]).arg(&self.root).arg(verb).args(arguments);
+        command.args(["60", self.runtime.program(), "--root"]).arg(&self.root).args(&self.options);
+        command.arg(verb).args(arguments);
         command.current_dir(&self.bundle);
         command
     }
@@ -497,6 +507,30 @@ impl Container {
         self.created = status.success();
         let text = fs::read_to_string(out).unwrap();
         Ran { code: status.code().unwrap_or(-1), out: text.clone(), err: text }
+    }
+
+    /// Starts it after it was created.
+    #[track_caller]
+    pub fn go(&self) {
+        run_with(&mut self.command("start", &[&self.id]), b"").ok();
+    }
+
+    /// Creates it as a child of a process that never asks how its children ended: they stay zombies until that ends.
+    #[track_caller]
+    pub fn create_unreaped(&mut self, script: &str) -> Child {
+        self.shell(script).write();
+        let out = fs::File::create(self.bundle.join("out")).unwrap();
+        let program = "import ctypes, subprocess, sys, time\n\
+                       ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)\n\
+                       subprocess.check_call(sys.argv[1:], stdin=subprocess.DEVNULL)\n\
+                       print('ready', flush=True)\ntime.sleep(60)";
+        let mut command = Command::new("python3");
+        command.args(["-c", program, self.runtime.program(), "--root"]).arg(&self.root);
+        command.args(["create", &self.id]).current_dir(&self.bundle).stdin(Stdio::null());
+        let parent = command.stdout(out.try_clone().unwrap()).stderr(out).spawn().unwrap();
+        wait_for("the container to be created", || self.output().contains("ready"));
+        self.created = true;
+        parent
     }
 
     /// Creates and starts it, running this script.
