@@ -156,6 +156,8 @@ fn check_action(job: &Job<'_>, found: &Found, action: Action) -> Result<()> {
             )
             .remedy(format!("add it: podman --group-add {gid}, or process.user.additionalGids in config.json")));
         }
+        // Before anything is attached: what a kill leaves undone, the next start does.
+        gids::give(found, gid)?;
     }
     if !action.idmap {
         return Ok(());
