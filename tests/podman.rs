@@ -6,7 +6,7 @@ mod common;
 mod podman;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 use std::process::Command;
 
@@ -474,6 +474,64 @@ fn a_container_that_asks_for_nothing_is_left_alone() {
             podman.not_started(&podman.shell(&["--annotation", annotation], "echo STARTED"), 20);
         }
         podman.configure(json!({ "isolation": "filesystem/linux" }));
+        podman.assert_clean();
+    });
+}
+
+// podman maps ids for a container; what is on disk keeps its own.
+#[test]
+fn user_namespaces_of_podman() {
+    each("filesystem/linux", |podman| {
+        // For --userns=auto podman takes the ids of this user.
+        for file in ["/etc/subuid", "/etc/subgid"] {
+            let copy = podman.path(file.rsplit('/').next().unwrap());
+            let text = fs::read_to_string(file).unwrap_or_default();
+            fs::write(&copy, format!("{}\ncontainers:1000000:1000000\n", text.trim_end())).unwrap();
+            let none = None::<&str>;
+            nix::mount::mount(Some(&copy), file, none, nix::mount::MsFlags::MS_BIND, none).unwrap();
+        }
+        let volume = podman.lab.volume("db");
+        fs::write(volume.join("of-1000"), "x").unwrap();
+        chown(volume.join("of-1000"), Some(1000), Some(1000)).unwrap();
+        let map = ["--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536"];
+        for options in [&["--userns=auto"][..], &map] {
+            for user in ["0", "1000"] {
+                let options = [options, &["--user", user, "--annotation", DB]].concat();
+                let script = format!(
+                    "cd {SANDBOX}/data && touch f-{user} && stat -c %u f-{user} of-1000 && id -u && touch ../s"
+                );
+                assert_eq!(podman.shell(&options, &script).ok().lines(), [user, "1000", user], "{options:?}");
+                let made = volume.join(format!("f-{user}"));
+                assert_eq!(fs::metadata(&made).unwrap().uid().to_string(), user, "on disk as inside");
+                fs::remove_file(made).unwrap();
+            }
+        }
+        podman.assert_clean();
+    });
+}
+
+// The containers of a pod hold an exclusive volume together, and nobody else does.
+#[test]
+fn a_pod_of_podman_is_one_holder() {
+    each("filesystem/linux", |podman| {
+        let volume = podman.lab.volume("db");
+        // The usual infra image comes from a registry, or from a program that need not be here.
+        for pod in ["web", "other"] {
+            let infra = ["--infra-image", IMAGE, "--infra-command", "/bin/sleep 1000"];
+            podman.run(&[&["pod", "create", "--name", pod, "--share", "ipc,uts"], &infra[..]].concat()).ok();
+        }
+        for name in ["app", "sidecar"] {
+            podman.start(name, &["--pod", "web", "--annotation", DB]);
+            podman.exec(name, &format!("echo {name} >> {SANDBOX}/data/log")).ok();
+        }
+        assert_eq!(fs::read_to_string(volume.join("log")).unwrap(), "app\nsidecar\n");
+        let log = podman.refused(&podman.shell(&["--pod", "other", "--annotation", DB], "echo STARTED"), 71);
+        assert!(log.contains("container ") && log.contains("since 20"), "{log}");
+        podman.refused(&podman.ask("db:data", "echo STARTED"), 71);
+        podman.run(&["rm", "-f", "-t", "0", "app"]).ok();
+        podman.refused(&podman.ask("db:data", "echo STARTED"), 71);
+        podman.run(&["rm", "-f", "-t", "0", "sidecar"]).ok();
+        podman.ask("db:data", "true").ok();
         podman.assert_clean();
     });
 }

@@ -81,27 +81,6 @@ impl Rootless {
         self.lab.configure(config);
     }
 
-    /// Replaces what is in the hooks directory by these files: name without `.json`, and what is in it.
-    pub fn hooks<Name: AsRef<str>>(&self, files: &[(Name, Value)]) {
-        let directory = self.path("hooks.d");
-        let _ = fs::remove_dir_all(&directory);
-        fs::create_dir_all(&directory).unwrap();
-        for (name, hook) in files {
-            fs::write(directory.join(format!("{}.json", name.as_ref())), hook.to_string()).unwrap();
-        }
-    }
-
-    /// For [`Rootless::hooks`]: a shell script at one stage of every container; the state is on its standard input.
-    pub fn script_hook(&self, stage: &str, script: &str) -> (String, Value) {
-        let path = self.path(&format!("{stage}.sh"));
-        // At poststop there is no environment at all.
-        fs::write(&path, format!("#!/bin/sh\nPATH=/usr/sbin:/usr/bin:/sbin:/bin\n{script}\n")).unwrap();
-        fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
-        let hook = json!({ "version": "1.0.0", "hook": { "path": path, "args": ["hook"] }, "when": { "always": true },
-                           "stages": [stage] });
-        (stage.to_owned(), hook)
-    }
-
     /// Below the lab: root's, and readable by the user.
     pub fn path(&self, name: &str) -> PathBuf {
         self.lab.dir.join(name)
@@ -118,13 +97,6 @@ impl Rootless {
 
     pub fn runtime_dir(&self) -> PathBuf {
         Path::new(RUN).join("fs-isolator")
-    }
-
-    /// A directory of the user's in its home.
-    pub fn directory(&self, name: &str) -> PathBuf {
-        let path = Path::new(HOME).join(name);
-        owned_by_user(&path, 0o755);
-        path
     }
 
     fn conf(&self) -> PathBuf {
@@ -173,15 +145,6 @@ impl Rootless {
     /// A container that stays.
     pub fn start(&self, name: &str, options: &[&str]) {
         self.run(&[&["run", "-d", "--name", name], options, &[IMAGE, "sleep", "1000"]].concat()).ok();
-    }
-
-    pub fn exec(&self, name: &str, script: &str) -> Ran {
-        self.run(&["exec", name, "sh", "-c", script])
-    }
-
-    /// One field of `podman inspect`.
-    pub fn inspect(&self, name: &str, field: &str) -> String {
-        self.run(&["inspect", "--format", &format!("{{{{{field}}}}}"), name]).ok().out.trim().to_owned()
     }
 
     /// Makes podman forget its namespaces: the next command begins new ones, which see what is mounted by then.
