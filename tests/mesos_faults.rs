@@ -15,7 +15,7 @@ use serde_json::json;
 
 // MESOS-7366, 8830, 9352: a volume that is still mounted in a sandbox was deleted with the sandbox.
 #[test]
-fn e5_a_sandbox_is_never_deleted_through_a_mount() {
+fn mesos_7366_8830_9352_a_sandbox_is_never_deleted_through_a_mount() {
     on(Host::Private, || {
         let lab = Lab::with(json!({ "isolation": "filesystem/linux", "sandbox_retention": "0" }));
         let volume = lab.volume("db");
@@ -38,8 +38,9 @@ fn e5_a_sandbox_is_never_deleted_through_a_mount() {
     });
 }
 
+// mesos.md E6 and K4: a space in a path, and the volume under the sandbox was deleted.
 #[test]
-fn e6_paths_with_spaces_are_paths_like_any_other() {
+fn k4_paths_with_spaces_are_paths_like_any_other() {
     for runtime in RUNTIMES {
         on(Host::Shared, move || {
             let lab = Lab::new("filesystem/linux");
@@ -60,17 +61,68 @@ fn e6_paths_with_spaces_are_paths_like_any_other() {
     }
 }
 
+// mesos.md E7 and K5: the guard compared real paths with configured ones, and the volume's data was gone.
 #[test]
-fn e7_a_symlinked_work_dir_is_refused() {
+fn k5_a_symlinked_work_dir_is_refused() {
     on(Host::Private, || {
         let lab = Lab::new("filesystem/linux");
-        lab.volume("db");
+        let volume = lab.volume("db");
+        fs::write(volume.join("precious"), "x").unwrap();
         symlink(lab.work(), lab.dir.join("link")).unwrap();
         lab.configure(json!({ "isolation": "filesystem/linux", "work_dir": lab.dir.join("link") }));
         let mut container = lab.container(Runtime::Runc, "c");
         let refused = container.ask("db:data").run_shell("true").failed();
         assert!(refused.err.contains("[exit 21]"), "{refused:?}");
+        for verb in [&["gc"][..], &["reconcile"], &["volume", "destroy", "--yes", "db"]] {
+            lab.cli(verb);
+            assert_eq!(fs::read_to_string(volume.join("precious")).unwrap(), "x", "{verb:?}");
+        }
         lab.assert_clean();
+    });
+}
+
+// mesos.md E8 and K6: a container path of .. was mounted over the folder of all sandboxes, on the host.
+#[test]
+fn k6_a_container_path_never_leads_upwards() {
+    on(Host::Shared, || {
+        let lab = Lab::new("filesystem/linux");
+        let volume = lab.volume("db");
+        fs::write(volume.join("precious"), "x").unwrap();
+        let (before, table) = (manifest(&lab.work()), mount_table());
+        for path in ["..", "../..", "a/../..", ".", "/..", "/a/../../b"] {
+            let mut container = lab.container(Runtime::Runc, "c");
+            container.ask(&format!("db:{path}")).run_shell("true").failed();
+            assert!(lab.log("c").contains("[exit 37]"), "{path}: {}", lab.log("c"));
+            fs::remove_dir_all(lab.runtime_dir().join("log")).unwrap();
+        }
+        assert_eq!((manifest(&lab.work()), mount_table()), (before, table));
+        lab.assert_clean();
+    });
+}
+
+// mesos.md E12: "/a:" in a list of allowed paths stood for / as well.
+#[test]
+fn e12_an_empty_element_of_a_list_allows_nothing() {
+    on(Host::Private, || {
+        let lab = Lab::new("filesystem/shared");
+        for (key, value) in [
+            ("host_paths", json!([{ "path": "", "roles": ["default"] }])),
+            ("host_paths", json!([{ "path": "/srv", "roles": [""] }])),
+            ("posix_sandboxes", json!([""])),
+            ("managers", json!({ "local": [""] })),
+            ("disks", json!([{ "name": "d", "type": "PATH", "path": { "root": "" } }])),
+            ("authorization", json!({ "allow": [{ "identity": "namespace:a", "roles": [""] }] })),
+            ("authorization", json!({ "allow": [{ "identity": "", "roles": ["a"] }] })),
+        ] {
+            lab.configure(json!({ "isolation": "filesystem/shared", (key): value }));
+            assert_eq!(lab.cli(&["config"]).code, 20, "{key} {value}");
+        }
+        lab.configure(json!({ "isolation": "filesystem/shared", "host_paths": [{ "path": "/srv", "roles": [] }] }));
+        let container = lab.host_container(Runtime::Runc, "c");
+        let state = json!({ "ociVersion": "1.0.2", "id": "c", "status": "creating", "pid": std::process::id(), "bundle": container.bundle,
+                            "annotations": { "io.fs-isolator.volumes": "host=/srv:/srv" } });
+        container.write();
+        assert_eq!(hook(PRESTART, &lab.config(), state.to_string().as_bytes()).code, 43);
     });
 }
 
@@ -117,13 +169,20 @@ fn e14_work_does_not_grow_with_mounts_records_or_volumes() {
         for number in 0..300 {
             fs::write(lab.runtime_dir().join(format!("records/r{number}.000000000000")), &template).unwrap();
         }
+        // And what 300 others hold.
+        for number in 0..300 {
+            let lease = Path::new("/run/fs-isolator/leases").join(format!("1-{number:x}-1"));
+            fs::create_dir_all(&lease).unwrap();
+            fs::write(lease.join("c.000000000000"), "{}").unwrap();
+        }
         let many = calls(&lab, "many");
-        println!("{few} calls with few, {many} with 300 mounts, volumes and records");
+        println!("{few} calls with few, {many} with 300 mounts, volumes, records and leases");
         // It looks at four other records at the most, whether there are four or 300.
         assert!(many <= few + 4 * 30, "{few} {many}");
         for number in 0..300 {
             fs::remove_file(lab.runtime_dir().join(format!("records/r{number}.000000000000"))).unwrap();
         }
+        fs::remove_dir_all("/run/fs-isolator/leases").unwrap();
         lab.assert_clean();
     });
 }

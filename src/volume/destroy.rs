@@ -23,8 +23,10 @@ use crate::trusted::Missing;
 /// Refuses while a container has the volume, or something is mounted at or below it.
 ///
 /// # Errors
-/// [`Cause::VolumeInUse`], [`Cause::VolumeUnsafe`].
+/// [`Cause::VolumeInUse`], [`Cause::VolumeUnsafe`], [`Cause::VolumeUnavailable`] for metadata of a later version.
 pub fn check(volume: &Found, leases: &Leases) -> Result<()> {
+    // What a later version decided about it may be why it must stay.
+    volume.meta()?;
     refuse_holders(&leases.holders_of(File::of(&volume.stat))?)?;
     refuse_mounts(volume)
 }

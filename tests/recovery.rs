@@ -1,0 +1,400 @@
+//! After kills, reboots and time: reconcile and gc, and that no volume ever loses anything by them.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::*;
+use nix::mount::{MsFlags, mount, umount};
+use serde_json::json;
+
+fn each(test: fn(Runtime)) {
+    for runtime in RUNTIMES {
+        on(Host::Shared, move || test(runtime));
+    }
+}
+
+/// Runs a command that is killed at the Nth of one system call; whether it was.
+fn killed(lab: &Lab, call: &str, nth: usize, arguments: &[&str]) -> bool {
+    let inject = format!("inject={call}:signal=KILL:when={nth}");
+    let trace = lab.dir.join("trace");
+    let mut command = Command::new("strace");
+    command.args(["-f", "-o"]).arg(&trace).args(["-e", &format!("trace={call}"), "-e", &inject, CLI, "--config"]);
+    run_with(command.arg(lab.config()).args(arguments), b"");
+    let killed = fs::read_to_string(&trace).unwrap().contains("killed by SIGKILL");
+    fs::remove_file(trace).unwrap();
+    killed
+}
+
+/// Runs a command again and again, killed at each call of each kind; how often it was.
+fn at_every(
+    lab: &Lab,
+    calls: &[&str],
+    arguments: &[&str],
+    mut before: impl FnMut(),
+    mut after: impl FnMut(&str),
+) -> usize {
+    let mut kills = 0;
+    for call in calls {
+        let mut nth = 1;
+        loop {
+            before();
+            if !killed(lab, call, nth, arguments) {
+                break;
+            }
+            after(&format!("{call} {nth}"));
+            kills += 1;
+            nth += 1;
+        }
+        assert!(nth > 1, "{call} does not occur");
+    }
+    kills
+}
+
+/// A volume with something in it.
+fn fill(volume: &Path) {
+    for name in ["a/b/c", "d"] {
+        fs::create_dir_all(volume.join(name)).unwrap();
+    }
+    for name in ["f", "a/f", "a/b/f", "a/b/c/f"] {
+        fs::write(volume.join(name), name).unwrap();
+    }
+}
+
+fn content(volume: &Path) -> BTreeMap<String, String> {
+    let mut all = manifest(volume);
+    // Inode numbers differ between one filling and the next.
+    all.values_mut().for_each(|value| {
+        *value = value.split(' ').enumerate().filter(|(i, _)| *i != 2).map(|(_, w)| w).collect::<Vec<_>>().join(" ")
+    });
+    all
+}
+
+// Killed anywhere, there is the whole volume or none, and gc finishes what is left.
+#[test]
+fn a_killed_destruction_leaves_the_volume_or_a_remainder() {
+    on(Host::Private, || {
+        let lab = Lab::new("filesystem/linux");
+        let other = lab.volume("other");
+        fill(&other);
+        let kept = manifest(&other);
+        let volume = lab.volume("db");
+        fill(&volume);
+        let whole = content(&volume);
+        let kills = at_every(
+            &lab,
+            &["mkdirat", "flock", "renameat2", "unlinkat"],
+            &["volume", "destroy", "--yes", "db"],
+            || {
+                if !volume.exists() {
+                    lab.volume("db");
+                    fill(&volume);
+                }
+            },
+            |what| {
+                if volume.exists() {
+                    assert_eq!(content(&volume), whole, "{what}");
+                } else {
+                    // Whoever asks for it hears that there is none.
+                    assert_eq!(lab.cli(&["volume", "inspect", "db"]).code, 41, "{what}");
+                }
+                lab.cli(&["gc"]).ok();
+                assert_eq!(volume.exists(), volume.join("f").exists(), "{what}");
+                assert_eq!(manifest(&other), kept, "{what}");
+                lab.assert_clean();
+            },
+        );
+        println!("destroy was killed {kills} times");
+        assert!(kills >= 12);
+        lab.assert_clean();
+    });
+}
+
+#[test]
+fn a_killed_destruction_of_a_mount_disk_is_finished() {
+    on(Host::Private, || {
+        let lab = Lab::new("filesystem/linux");
+        let nvme = lab.dir.join("nvme");
+        tmpfs(&nvme, MsFlags::empty());
+        lab.configure(json!({ "isolation": "filesystem/linux",
+                              "disks": [{ "name": "nvme", "type": "MOUNT", "mount": { "root": nvme } }] }));
+        let kills = at_every(
+            &lab,
+            &["fsetxattr", "unlinkat", "fremovexattr"],
+            &["volume", "destroy", "--yes", "db"],
+            || {
+                if lab.cli(&["volume", "inspect", "db"]).code == 41 {
+                    lab.cli(&["volume", "create", "--disk", "nvme", "db"]).ok();
+                    fill(&nvme);
+                }
+            },
+            |what| {
+                let there = lab.cli(&["volume", "inspect", "db"]).code == 0;
+                assert_eq!(there, nvme.join("a/b/c/f").exists() && there, "whole, or none: {what}");
+                lab.cli(&["gc"]).ok();
+                assert!(there || names(&nvme).is_empty(), "{what}");
+                lab.assert_clean();
+            },
+        );
+        println!("destroy was killed {kills} times");
+        umount(&nvme).unwrap();
+    });
+}
+
+/// Makes something look as if nobody had touched it for so long.
+fn age(path: &Path, ago: &str) {
+    run("touch", &["-d", ago, path.to_str().unwrap()]).ok();
+}
+
+/// A container with a sandbox that ran, and the sandbox.
+fn ran_once(lab: &Lab, runtime: Runtime, id: &str) -> PathBuf {
+    let before = lab.sandboxes("local");
+    lab.container(runtime, id)
+        .ask("db:data")
+        .run_shell("echo x > /mnt/mesos/sandbox/f; echo y >> /mnt/mesos/sandbox/data/n")
+        .ok();
+    let new = lab.sandboxes("local").into_iter().find(|name| !before.contains(name)).unwrap();
+    lab.work().join("sandboxes/local").join(new)
+}
+
+// mesos.md GC1 and GC2.
+#[test]
+fn old_sandboxes_are_collected_and_nothing_else() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        let volume = lab.volume("db");
+        let (old, young) = (ran_once(&lab, runtime, "old"), ran_once(&lab, runtime, "young"));
+        let mut live = lab.container(runtime, "live");
+        live.ask("db:data").start("sleep 1000");
+        let living = lab.sandboxes("local").into_iter().find(|name| name.starts_with("live")).unwrap();
+        let living = lab.work().join("sandboxes/local").join(living);
+        let by_hand = PathBuf::from(lab.cli(&["sandbox", "create", "--owner", "1000", "alice"]).ok().out.trim());
+        let data = manifest(&volume);
+        for sandbox in [&old, &living, &by_hand] {
+            age(sandbox, "8 days ago");
+        }
+        age(&young, "1 day ago");
+        let report = lab.cli(&["gc"]).ok();
+        assert!(report.out.contains("removed the sandbox old."), "{report:?}");
+        assert_eq!([old, young, living, by_hand].map(|sandbox| sandbox.exists()), [false, true, true, true]);
+        assert_eq!(manifest(&volume), data);
+        live.exec("cat /mnt/mesos/sandbox/data/n").ok();
+        live.delete();
+        assert_eq!(lab.cli(&["gc"]).ok().out, "", "nothing to do is nothing said");
+        lab.assert_clean();
+    });
+}
+
+#[test]
+fn the_fuller_the_disk_the_sooner_sandboxes_go() {
+    on(Host::Private, || {
+        let lab = Lab::new("filesystem/linux");
+        let work = lab.dir.join("small");
+        fs::create_dir_all(&work).unwrap();
+        mount(Some("tmpfs"), &work, Some("tmpfs"), MsFlags::empty(), Some("mode=755,size=1m")).unwrap();
+        lab.configure(json!({ "isolation": "filesystem/linux", "work_dir": work }));
+        lab.volume("db");
+        lab.container(Runtime::Runc, "c").ask("db:data").run_shell("true").ok();
+        let sandboxes = work.join("sandboxes/local");
+        let sandbox = sandboxes.join(&names(&sandboxes)[0]);
+        age(&sandbox, "24 hours ago");
+        lab.cli(&["gc"]).ok();
+        assert!(sandbox.exists());
+        // 168 h times what is left of 90 %: some eight hours.
+        fs::write(work.join("full"), vec![0; 870 << 10]).unwrap();
+        lab.cli(&["gc"]).ok();
+        assert!(!sandbox.exists());
+        umount(&work).unwrap();
+        lab.assert_clean();
+    });
+}
+
+// A kill of gc leaves nothing that the next gc does not find, and takes nothing of a volume.
+#[test]
+fn a_killed_gc_is_finished_by_the_next() {
+    on(Host::Private, || {
+        let lab = Lab::with(json!({ "isolation": "filesystem/linux", "sandbox_retention": "1h" }));
+        let volume = lab.volume("db");
+        fill(&volume);
+        let kept = manifest(&volume);
+        let sandboxes = lab.work().join("sandboxes/local");
+        let remainder = volume.parent().unwrap().join(".fs-isolator.destroyed.1.2");
+        let sandbox = sandboxes.join("old.0123456789ab");
+        let kills = at_every(
+            &lab,
+            &["unlinkat", "openat"],
+            &["gc"],
+            || {
+                fs::create_dir_all(&sandbox).unwrap();
+                fill(&sandbox);
+                // What a posix container had, and what a careless hand mounted elsewhere.
+                let _ = std::os::unix::fs::symlink(&volume, sandbox.join("link"));
+                age(&sandbox, "2 hours ago");
+                fs::create_dir_all(&remainder).unwrap();
+                fill(&remainder);
+            },
+            |what| {
+                // Deleting touches what it deletes from: a sandbox that is half deleted is old all the same.
+                if sandbox.exists() {
+                    age(&sandbox, "2 hours ago");
+                }
+                lab.cli(&["gc"]).ok();
+                assert!(!sandbox.exists() && !remainder.exists(), "{what}");
+                assert_eq!(manifest(&volume), kept, "{what}");
+                lab.assert_clean();
+            },
+        );
+        println!("gc was killed {kills} times");
+        assert!(kills > 10);
+        lab.cli(&["gc"]).ok();
+    });
+}
+
+// MESOS-7366, 8830, 9352: what is mounted in a sandbox is never deleted with it.
+#[test]
+fn mesos_7366_8830_9352_gc_never_deletes_through_a_mount() {
+    on(Host::Private, || {
+        let lab = Lab::with(json!({ "isolation": "filesystem/linux", "sandbox_retention": "1h" }));
+        let volume = lab.volume("db");
+        fill(&volume);
+        let kept = manifest(&volume);
+        let sandbox = ran_once_named(&lab, "c d");
+        bind(&volume, &sandbox.join("a b/data"));
+        age(&sandbox, "2 hours ago");
+        let ran = lab.cli(&["gc"]);
+        assert_eq!(ran.code, 62, "{ran:?}");
+        assert!(manifest(&volume) == kept && sandbox.exists());
+        umount(&sandbox.join("a b/data")).unwrap();
+        age(&sandbox, "2 hours ago");
+        lab.cli(&["gc"]).ok();
+        assert!(manifest(&volume) == kept && !sandbox.exists());
+        lab.assert_clean();
+    });
+}
+
+/// A sandbox whose path has a space.
+fn ran_once_named(lab: &Lab, name: &str) -> PathBuf {
+    let sandbox = lab.work().join("sandboxes/local").join(name);
+    fs::create_dir_all(&sandbox).unwrap();
+    sandbox
+}
+
+#[test]
+fn reconcile_undoes_what_is_dead_and_nothing_else() {
+    each(|runtime| {
+        let lab = Lab::with(json!({ "isolation": "filesystem/linux", "sandbox_retention": "0" }));
+        let volume = lab.volume("db");
+        lab.volume("other");
+        let mut live = lab.container(runtime, "live");
+        live.ask("other:data;other:/e").start("sleep 1000");
+        let mut dead = lab.container(runtime, "dead");
+        dead.hooks(&lab.config(), &[("prestart", PRESTART)])
+            .ask("db:data;db:/a/b")
+            .start("echo x > /a/b/f; sleep 1000");
+        wait_for("a write", || volume.join("f").exists());
+        dead.kill();
+        dead.delete();
+        assert!(dead.rootfs().join("a/b").exists() && leases().len() == 2);
+        let report = lab.cli(&["reconcile"]).ok();
+        assert!(report.out.contains("undid what was left of container record dead."), "{report:?}");
+        assert!(!dead.rootfs().join("a").exists() && leases().len() == 1 && lab.sandboxes("local").len() == 1);
+        assert_eq!(fs::read_to_string(volume.join("f")).unwrap(), "x\n");
+        assert_eq!(lab.cli(&["reconcile"]).ok().out, "");
+        live.exec("touch /e/g").ok();
+        live.delete();
+        lab.assert_clean();
+    });
+}
+
+// Killed anywhere, a prestart leaves nothing that reconcile does not find.
+#[test]
+fn a_killed_prestart_is_undone_by_reconcile() {
+    each(|runtime| {
+        let lab = Lab::with(json!({ "isolation": "filesystem/linux", "sandbox_retention": "0" }));
+        let (volume, other) = (lab.volume("db"), lab.volume("other"));
+        fill(&volume);
+        fill(&other);
+        let kept = [&volume, &other].map(|volume| manifest(volume));
+        let mut container = lab.container(runtime, "c");
+        let rootfs = manifest(&container.rootfs());
+        container.ask("db:data;other:/a/b").user(1000, 1000);
+        let owned = |volume: &Path| run("chown", &["0:0", volume.to_str().unwrap()]).ok();
+        let trace = lab.dir.join("trace");
+        let mut kills = 0;
+        for call in ["mkdirat", "flock", "write", "renameat2", "open_tree", "setns", "move_mount", "fchownat"] {
+            for nth in 1.. {
+                container.hooks(&lab.config(), &[("prestart", "/usr/bin/strace")]);
+                container.spec["hooks"]["prestart"][0]["args"] = json!([
+                    "strace",
+                    "-o",
+                    trace,
+                    "-e",
+                    format!("trace={call}"),
+                    "-e",
+                    format!("inject={call}:signal=KILL:when={nth}"),
+                    PRESTART,
+                    "--config",
+                    lab.config()
+                ]);
+                let ran = container.run_shell("true");
+                if !fs::read_to_string(&trace).unwrap().contains("killed by SIGKILL") {
+                    assert!(nth > 1, "{call} does not occur");
+                    lab.cli(&["reconcile"]).ok();
+                    break;
+                }
+                assert_ne!(ran.code, 0);
+                lab.cli(&["reconcile"]).ok();
+                // Mesos's rule may have given the roots of the volumes, and nothing else.
+                [&volume, &other].iter().for_each(|volume| drop(owned(volume)));
+                assert_eq!([&volume, &other].map(|volume| manifest(volume)), kept, "{call} {nth}");
+                assert_eq!(manifest(&container.rootfs()), rootfs, "{call} {nth}");
+                assert!(lab.sandboxes("local").is_empty(), "{call} {nth}: {:?}", lab.sandboxes("local"));
+                lab.assert_clean();
+                kills += 1;
+            }
+            [&volume, &other].iter().for_each(|volume| drop(owned(volume)));
+        }
+        println!("prestart was killed {kills} times");
+        assert!(kills > 30);
+    });
+}
+
+// The machine goes down with containers running: nothing in memory is left, and every number means something else.
+#[test]
+fn after_a_reboot_leases_are_free_sandboxes_collected_and_volumes_whole() {
+    each(|runtime| {
+        for keeps_memory in [false, true] {
+            let lab = Lab::with(json!({ "isolation": "filesystem/linux", "sandbox_retention": "0" }));
+            let volume = lab.volume("db");
+            let mut container = lab.container(runtime, "c");
+            container.hooks(&lab.config(), &[("prestart", PRESTART)]).ask("db:data");
+            container.start("echo x > /mnt/mesos/sandbox/data/f; sleep 1000");
+            wait_for("a write", || volume.join("f").exists());
+            let data = manifest(&volume);
+            container.kill();
+            container.delete();
+            // A kernel has one id for each boot.
+            let boot = lab.dir.join("boot_id");
+            fs::write(&boot, "11111111-2222-3333-4444-555555555555\n").unwrap();
+            let kernel = "/proc/sys/kernel/random/boot_id";
+            mount(Some(&boot), kernel, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+            if !keeps_memory {
+                fs::remove_dir_all(lab.runtime_dir()).unwrap();
+            }
+            // Before anything was cleaned up, as in a race with the boot's own reconcile.
+            let mut next = lab.container(runtime, "next");
+            next.ask("db:/d").run_shell("cat /d/f").ok();
+            lab.cli(&["reconcile"]).ok();
+            assert_eq!(leases(), Vec::<String>::new());
+            lab.cli(&["gc"]).ok();
+            assert!(lab.sandboxes("local").is_empty(), "{:?}", lab.sandboxes("local"));
+            assert_eq!(manifest(&volume), data);
+            umount(kernel).unwrap();
+            lab.assert_clean();
+        }
+    });
+}
