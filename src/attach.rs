@@ -92,7 +92,7 @@ fn mounted_below(directory: &OwnedFd) -> Vec<Mount> {
 /// Whether a mount can be idmapped, by trying it on a clone that nobody sees.
 fn can_map(mount: &Mount, namespace: &OwnedFd) -> bool {
     let answer = sys::open_place(sys::cwd(), &mount.mount_point, Resolve::NoMagic)
-        .and_then(|place| sys::clone_mount(place))
+        .and_then(sys::clone_mount)
         .and_then(|clone| sys::idmap(clone, namespace));
     answer.err().is_none_or(|error| error.errno != Errno::EINVAL)
 }

@@ -118,3 +118,26 @@ fn quickstart_runs() {
         assert!(ran.out.ends_with("The host's mount table and /run are as before.\n"), "{ran:#?}");
     });
 }
+
+// systemd need not run for its files to be wrong.
+#[test]
+fn units_are_understood_by_systemd() {
+    let folder = project().join("examples/systemd");
+    if run("systemd-analyze", &["--version"]).code != 0 {
+        println!("skipped: systemd-analyze is not here");
+        return;
+    }
+    on(Host::Private, move || {
+        throw_away_changes();
+        for unit in ["fs-isolator-reconcile.service", "fs-isolator-gc.service", "fs-isolator-gc.timer"] {
+            let ran = run("systemd-analyze", &["verify", "--man=no", folder.join(unit).to_str().unwrap()]);
+            assert!(ran.code == 0 && !ran.err.contains("fs-isolator"), "{unit}: {ran:?}");
+        }
+        for verb in ["reconcile", "gc"] {
+            let text = fs::read_to_string(folder.join(format!("fs-isolator-{verb}.service"))).unwrap();
+            let line = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+            let words: Vec<&str> = line.split(' ').collect();
+            run(words[0], &words[1..]).ok();
+        }
+    });
+}

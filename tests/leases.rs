@@ -127,7 +127,9 @@ fn a_hundred_at_once_for_one_exclusive_volume() {
         }
         // crun never runs poststop for those that were refused, and they left nothing.
         assert_eq!(leases(), Vec::<String>::new());
-        containers.iter_mut().for_each(|container| drop(container.ask("db:/d:shared")));
+        for container in &mut containers {
+            container.ask("db:/d:shared");
+        }
         assert_eq!(at_once(&mut containers).len(), 100);
         containers.iter_mut().for_each(|container| drop(container.delete()));
         let _ = fs::remove_dir_all(lab.runtime_dir().join("log"));

@@ -457,7 +457,7 @@ impl Progress {
 
     /// So many are gone.
     pub fn tell(&mut self, count: u64) {
-        if count % 256 == 0
+        if count.is_multiple_of(256)
             && let Some(next) = self.next
             && Instant::now() >= next
         {
