@@ -3,7 +3,10 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
+use std::io::{ErrorKind, Result};
 use std::path::{Path, PathBuf};
+
+use crate::sys;
 
 /// The directory of a process's cgroup, if that is not the one this process is in (cgroups(7), both versions).
 #[must_use]
@@ -34,16 +37,38 @@ fn directories(line: &str) -> Vec<PathBuf> {
     mounts.into_iter().map(|mount| Path::new("/sys/fs/cgroup").join(mount).join(path)).collect()
 }
 
-/// Whether any process is in a cgroup or below it. One that is gone is empty.
+/// Whether any process is in a cgroup or below it. One that is gone is empty; one that cannot be looked at may not be.
 #[must_use]
 pub fn is_populated(directory: &Path) -> bool {
-    if let Ok(events) = fs::read_to_string(directory.join("cgroup.events")) {
-        return events.lines().any(|line| line == "populated 1");
+    match look(directory) {
+        Ok(populated) => populated,
+        Err(error) if error.kind() == ErrorKind::NotFound => !is_gone(directory),
+        Err(_) => true,
     }
-    let own = fs::read_to_string(directory.join("cgroup.procs")).is_ok_and(|processes| !processes.trim().is_empty());
-    own || fs::read_dir(directory).is_ok_and(|entries| {
-        entries.flatten().any(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()) && is_populated(&entry.path()))
-    })
+}
+
+fn look(directory: &Path) -> Result<bool> {
+    if let Ok(events) = fs::read_to_string(directory.join("cgroup.events")) {
+        return Ok(events.lines().any(|line| line == "populated 1"));
+    }
+    if !fs::read_to_string(directory.join("cgroup.procs"))?.trim().is_empty() {
+        return Ok(true);
+    }
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        // One below may go while it is looked at.
+        if entry.file_type()?.is_dir() && is_populated(&entry.path()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a cgroup was removed, and not only is out of sight: what is left above it must be a cgroup.
+fn is_gone(directory: &Path) -> bool {
+    let there = directory.ancestors().skip(1).find_map(|above| fs::File::open(above).ok());
+    let magic = there.and_then(|above| sys::filesystem(above).ok());
+    !directory.exists() && magic.is_some_and(|filesystem| filesystem.is_cgroup())
 }
 
 #[cfg(test)]
@@ -60,7 +85,12 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_exist_is_empty() {
-        assert!(!is_populated(Path::new("/nonexistent")));
+    fn what_is_out_of_sight_may_be_populated() {
+        assert!(is_populated(Path::new("/nonexistent/cgroup")));
+        let mounted = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].map(Path::new).into_iter();
+        let is_cgroup = |path: &&Path| fs::File::open(path).is_ok_and(|fd| sys::filesystem(fd).unwrap().is_cgroup());
+        if let Some(hierarchy) = mounted.filter(is_cgroup).next() {
+            assert!(!is_populated(&hierarchy.join("removed/long ago")), "{}", hierarchy.display());
+        }
     }
 }

@@ -498,6 +498,9 @@ impl File {
         };
         config.authorization = self.authorization.map(authorization::File::check).transpose()?.unwrap_or_default();
         config.disks = disks::check(self.disks.unwrap_or_default(), &config.work_dir)?;
+        if let Some(disk) = config.disks.iter().find(|disk| config.runtime_dir.starts_with(&disk.root)) {
+            return Err(invalid(format!("runtime_dir lies on the disk {}", disk.name)));
+        }
         config.volume_gid_range = self.volume_gid_range.as_deref().map(GidRange::parse).transpose()?;
         if let Some(text) = self.sandbox_retention {
             config.sandbox_retention = duration(&text).ok_or_else(|| {

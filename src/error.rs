@@ -139,12 +139,12 @@ causes! {
         "see the message";
     74 VolumeUnsafe "the volume cannot be deleted safely"
         "see the message; nothing was deleted that the message does not name";
-    77 NotAuthorized "the identity may not use the role"
-        "grant it under \"authorization\" in the configuration";
     75 MesosCheckpoint "the Mesos agent's checkpoint cannot be read"
         "restore that file below \"work_dir\"; it was not changed, and neither was any volume";
     76 MesosAgent "a Mesos agent is running on work_dir"
         "stop the agent and its tasks first: what serves the same volumes twice loses them";
+    77 NotAuthorized "the identity may not use the role"
+        "grant it under \"authorization\" in the configuration";
 }
 
 impl Cause {

@@ -11,10 +11,11 @@ use crate::config::Config;
 use crate::config::disks::Kind;
 use crate::container::Manager;
 use crate::error::{Because, Cause, Result};
+use crate::lease::Leases;
 use crate::plan::DiskChoice;
 use crate::reconcile::{self, Report};
-use crate::record::Record;
-use crate::runtime_dir::{Open, RuntimeDir};
+use crate::record;
+use crate::request::names::RESERVED;
 use crate::sys::{self, Resolve};
 use crate::trusted::{self, Missing};
 use crate::volume::{self, Disks, destroy, gids};
@@ -40,14 +41,17 @@ pub fn longest_age(retention: u64, usage: f64) -> u64 {
 pub fn run(config: &Config, tell: &mut dyn FnMut(u64)) -> Report {
     let mut report = reconcile::run(config);
     let disks = Disks::new(config);
-    if let Err(refused) = disks.refuse_agent() {
-        report.faults.push(refused);
-        return report;
-    }
+    let leases = match disks.refuse_agent().and_then(|()| Leases::open()) {
+        Ok(leases) => leases,
+        Err(refused) => {
+            report.faults.push(refused);
+            return report;
+        }
+    };
     for name in disks.names(&DiskChoice::Any) {
         match disks.get(name, Missing::Tell) {
             Ok(Some(disk)) => {
-                report.add(destroy::finish(&disk, tell).map(|done| said("finished the destruction of", done)));
+                destroy::finish(&disk, &leases, tell, &mut report);
                 if disk.kind() != Kind::Mount {
                     report.add(abandoned(&disk));
                 }
@@ -58,8 +62,10 @@ pub fn run(config: &Config, tell: &mut dyn FnMut(u64)) -> Report {
             Err(error) => report.faults.push(error),
         }
     }
-    report.add(gids::release_gone(&disks).map(|done| said("freed", done)));
-    report.add(sandboxes(config, &disks, tell));
+    report.add(gids::release_gone(&disks, ABANDONED).map(|done| said("freed", done)));
+    if let Err(fault) = sandboxes(config, &disks, &leases, tell, &mut report) {
+        report.faults.push(fault);
+    }
     report.add(logging::collect(config, LOGS).map(|done| said("removed the log of", done)));
     report
 }
@@ -86,13 +92,18 @@ fn abandoned(disk: &volume::Disk) -> Result<Vec<String>> {
 }
 
 fn is_older(modified: i64, seconds: u64) -> bool {
-    u64::try_from(modified).is_ok_and(|modified| modified.saturating_add(seconds) <= clock::now())
+    u64::try_from(modified).unwrap_or(0).saturating_add(seconds) <= clock::now()
 }
 
 /// Sandboxes that hooks made. Those that were made by hand are their maker's.
-fn sandboxes(config: &Config, disks: &Disks<'_>, tell: &mut dyn FnMut(u64)) -> Result<Vec<String>> {
-    let mut removed = Vec::new();
-    let Some(work_dir) = disks.work_dir(Missing::Tell)? else { return Ok(removed) };
+fn sandboxes(
+    config: &Config,
+    disks: &Disks<'_>,
+    leases: &Leases,
+    tell: &mut dyn FnMut(u64),
+    report: &mut Report,
+) -> Result<()> {
+    let Some(work_dir) = disks.work_dir(Missing::Tell)? else { return Ok(()) };
     let doing = || "sandboxes cannot be looked at".to_owned();
     let usage = sys::usage(work_dir.fd()).because(Cause::Sandbox, doing)?;
     let longest = longest_age(config.sandbox_retention, usage);
@@ -102,40 +113,52 @@ fn sandboxes(config: &Config, disks: &Disks<'_>, tell: &mut dyn FnMut(u64)) -> R
             continue;
         };
         let folder = sys::open_dir(&place, Path::new("."), Resolve::BeneathNoLinks).because(Cause::Sandbox, doing)?;
-        let runtime = RuntimeDir::open(&config.runtime_dir)?;
         for name in tree::names(&folder).because(Cause::Sandbox, doing)? {
             let name = name.to_string_lossy();
-            if collect(&runtime, &folder, &name, longest, tell)? {
-                removed.push(format!("removed the sandbox {name} of {manager}"));
-            }
+            let removed = collect(&folder, &name, longest, leases, tell);
+            report.add(removed.map(|removed| match removed {
+                true => vec![format!("removed the sandbox {name} of {manager}")],
+                false => Vec::new(),
+            }));
         }
     }
-    Ok(removed)
+    Ok(())
 }
 
-/// Removes a sandbox, unless it is young or its container may come back for it this very moment.
-fn collect(
-    runtime: &RuntimeDir,
-    folder: &OwnedFd,
-    name: &str,
-    longest: u64,
-    tell: &mut dyn FnMut(u64),
-) -> Result<bool> {
+/// Beginning of the name that a sandbox has while it is deleted, so that no container comes back to half of it.
+const GONE: &str = "gone.";
+
+/// Removes a sandbox, unless it is young, a container has it, or no hook has made it.
+fn collect(folder: &OwnedFd, name: &str, longest: u64, leases: &Leases, tell: &mut dyn FnMut(u64)) -> Result<bool> {
     let doing = || format!("the sandbox {name} cannot be removed");
+    let remove = |name: &str, tell: &mut dyn FnMut(u64)| {
+        tree::remove_counting(folder, OsStr::new(name), tell).because(Cause::Sandbox, doing).map(|()| true)
+    };
+    if name.starts_with(&format!("{RESERVED}{GONE}")) {
+        return remove(name, tell);
+    }
+    if !record::is_name(name) {
+        return Ok(false);
+    }
     let fd = sys::open_dir(folder, Path::new(name), Resolve::BeneathNoLinksNoMounts).because(Cause::Sandbox, doing)?;
     let modified = sys::modified(&fd).because(Cause::Sandbox, doing)?;
+    if !is_older(modified, longest) {
+        return Ok(false);
+    }
+    let id = sys::stat(&fd).because(Cause::Sandbox, doing)?.id;
     drop(fd);
-    if !is_older(modified, longest) || sys::stat_at(&runtime.records, name).is_ok() {
-        return Ok(false);
-    }
-    // Its container's record, which a start of the container would have to lock.
-    let Some(record) = Record::open(runtime, name, Open::Create)? else { return Ok(false) };
-    if record.header.is_some() {
-        return Ok(false);
-    }
-    tree::remove_counting(folder, OsStr::new(name), tell).because(Cause::Sandbox, doing)?;
-    record.remove(runtime)?;
-    Ok(true)
+    // Whatever configuration its container was started with; and none can start with it from here on.
+    let locked = leases.lock(id)?;
+    let aside = format!("{RESERVED}{GONE}{}.{:x}", std::process::id(), id.ino);
+    let free = locked.live()?.is_empty();
+    let moved = if free {
+        sys::rename_new(folder, OsStr::new(name), folder, OsStr::new(&aside)).because(Cause::Sandbox, doing)
+    } else {
+        Ok(())
+    };
+    locked.tidy()?;
+    moved?;
+    if free { remove(&aside, tell) } else { Ok(false) }
 }
 
 #[cfg(test)]

@@ -74,18 +74,17 @@ impl Holders {
         }
     }
 
-    /// Opens and locks the holders of a file, making them where there are none.
+    /// Opens and locks the holders of something, making them where there are none.
     ///
     /// # Errors
     /// [`Cause::RuntimeDir`].
-    pub fn create(all: &OwnedFd, file: File) -> Result<Holders> {
-        let name = file.name();
+    pub fn create(all: &OwnedFd, name: &str) -> Result<Holders> {
         loop {
-            match sys::mkdir_at(all, &name, 0o700) {
+            match sys::mkdir_at(all, name, 0o700) {
                 Err(error) if error.errno == Errno::EEXIST => {}
                 answer => answer.because(Cause::RuntimeDir, || format!("the holders {name} cannot be made"))?,
             }
-            if let Some(holders) = Holders::open(all, &name)? {
+            if let Some(holders) = Holders::open(all, name)? {
                 return Ok(holders);
             }
         }

@@ -20,6 +20,17 @@ pub struct Init {
     pub start: u64,
     /// `/proc/sys/kernel/random/boot_id` when it was seen.
     pub boot: String,
+    /// Inode of the pid namespace in which it has that id: in another nobody can tell whether it lives.
+    #[serde(default)]
+    pub namespace: u64,
+}
+
+/// What can be seen of an init.
+enum Seen {
+    Alive(OwnedFd),
+    Ended,
+    /// It is, or was, in a pid namespace that this process cannot look into.
+    Hidden,
 }
 
 /// By what it can be told whether anything of a container still runs.
@@ -86,12 +97,13 @@ impl Live {
         let pidfd = sys::pidfd_open(pid).because(Cause::Pid, gone)?;
         let namespace = File::open(format!("/proc/{pid}/ns/mnt")).because(Cause::Pid, gone)?.into();
         let user_namespace = if user_namespace { UserNamespace::of(pid)? } else { None };
-        let (_, start) = status(pid).ok_or_else(|| Error::new(Cause::Pid, gone()))?;
+        let (_, start) = status(pid)?.ok_or_else(|| Error::new(Cause::Pid, gone()))?;
         // It lives still, so all of this was about the process behind the pidfd.
         if sys::has_ended(&pidfd).because(Cause::Pid, gone)? {
             return Err(Error::new(Cause::Pid, format!("process {pid} has ended")));
         }
-        Ok(Live { init: Init { pid, start, boot: boot_id()? }, pidfd, namespace, user_namespace })
+        let init = Init { pid, start, boot: boot_id()?, namespace: pid_namespace()? };
+        Ok(Live { init, pidfd, namespace, user_namespace })
     }
 
     /// Whether its mount namespace is this one.
@@ -110,7 +122,7 @@ impl Init {
     /// # Errors
     /// [`Cause::RuntimeDir`] where the kernel does not say: it is then better taken for alive.
     pub fn lives(&self) -> Result<bool> {
-        Ok(self.find()?.is_some())
+        Ok(!matches!(self.look()?, Seen::Ended))
     }
 
     /// The live process, if it is one.
@@ -118,21 +130,45 @@ impl Init {
     /// # Errors
     /// As [`Init::lives`].
     pub fn find(&self) -> Result<Option<OwnedFd>> {
+        match self.look()? {
+            Seen::Alive(pidfd) => Ok(Some(pidfd)),
+            Seen::Ended => Ok(None),
+            Seen::Hidden => Err(Error::new(
+                Cause::RuntimeDir,
+                format!("process {} is in another pid namespace, into which this process cannot look", self.pid),
+            )),
+        }
+    }
+
+    fn look(&self) -> Result<Seen> {
         if self.boot != boot_id()? {
-            return Ok(None);
+            return Ok(Seen::Ended);
+        }
+        // A toolbox with the host's files and pids of its own would take all that lives for dead.
+        if self.namespace != pid_namespace()? {
+            return Ok(Seen::Hidden);
         }
         let pidfd = match sys::pidfd_open(self.pid) {
-            // EINVAL: the number now belongs to a thread.
-            Err(error) if matches!(error.errno, Errno::ESRCH | Errno::EINVAL) => return Ok(None),
+            // EINVAL, or ENOENT on newer kernels: the number now belongs to a thread.
+            Err(error) if matches!(error.errno, Errno::ESRCH | Errno::EINVAL | Errno::ENOENT) => {
+                return Ok(Seen::Ended);
+            }
             answer => answer.because(Cause::RuntimeDir, || format!("process {} cannot be looked at", self.pid))?,
         };
-        let Some((state, start)) = status(self.pid) else { return Ok(None) };
+        let Some((state, start)) = status(self.pid)? else { return Ok(Seen::Ended) };
         // runc takes a killed init for stopped as soon as its leader is a zombie: its other threads follow at once.
         let patience = if state == 'Z' { 1000 } else { 0 };
         let ended =
             || sys::ends_within(&pidfd, patience).because(Cause::RuntimeDir, || format!("process {}", self.pid));
-        Ok(if start == self.start && !ended()? { Some(pidfd) } else { None })
+        Ok(if start == self.start && !ended()? { Seen::Alive(pidfd) } else { Seen::Ended })
     }
+}
+
+/// Inode of this process's pid namespace.
+fn pid_namespace() -> Result<u64> {
+    std::fs::metadata("/proc/self/ns/pid")
+        .map(|namespace| std::os::unix::fs::MetadataExt::ino(&namespace))
+        .because(Cause::RuntimeDir, || "/proc/self/ns/pid".to_owned())
 }
 
 /// This process's mount namespace.
@@ -143,9 +179,20 @@ pub fn own_mount_namespace() -> Result<OwnedFd> {
     File::open("/proc/self/ns/mnt").map(OwnedFd::from).because(Cause::AttachFailed, || "/proc/self/ns/mnt".to_owned())
 }
 
-/// State and start time of a process.
-fn status(pid: i32) -> Option<(char, u64)> {
-    parse_status(&read::line(format!("/proc/{pid}/stat")).ok()?)
+/// State and start time of a process; `None` where there is none. Whatever else keeps this from knowing is a failure:
+/// who lives must never look dead.
+fn status(pid: i32) -> Result<Option<(char, u64)>> {
+    let doing = || format!("/proc/{pid}/stat cannot be read");
+    let gone = |error: &std::io::Error| {
+        error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ESRCH as i32)
+    };
+    match read::line(format!("/proc/{pid}/stat")) {
+        Err(error) if gone(&error) => Ok(None),
+        answer => {
+            let text = answer.because(Cause::RuntimeDir, doing)?;
+            parse_status(&text).map(Some).ok_or_else(|| Error::new(Cause::RuntimeDir, doing()))
+        }
+    }
 }
 
 /// Fields 3 and 22 of `/proc/PID/stat`; the second field is a name in parentheses that may contain anything.
@@ -182,21 +229,43 @@ mod tests {
         assert!(live.init.lives().unwrap());
         let reused = Init { start: live.init.start + 1, ..live.init.clone() };
         assert!(!reused.lives().unwrap());
-        let rebooted = Init { boot: "another".to_owned(), ..live.init };
+        let rebooted = Init { boot: "another".to_owned(), ..live.init.clone() };
         assert!(!rebooted.lives().unwrap());
+        let hidden = Init { namespace: 1, start: 1, ..live.init };
+        assert!(hidden.lives().unwrap() && hidden.find().is_err(), "nobody can tell from here");
+    }
+
+    // On a busy host most numbers are those of threads.
+    #[test]
+    fn a_number_that_is_a_threads_now_is_no_process() {
+        let (sender, number) = std::sync::mpsc::channel();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            sender.send(nix::unistd::gettid().as_raw()).unwrap();
+            let _ = wait.recv();
+        });
+        let init = Init {
+            pid: number.recv().unwrap(),
+            start: 1,
+            boot: boot_id().unwrap(),
+            namespace: pid_namespace().unwrap(),
+        };
+        assert!(!init.lives().unwrap());
+        drop(go);
+        thread.join().unwrap();
     }
 
     #[test]
     fn a_zombie_has_ended() {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let pid = child.id() as i32;
-        let boot = boot_id().unwrap();
-        let (_, start) = status(pid).unwrap();
+        let (boot, namespace) = (boot_id().unwrap(), pid_namespace().unwrap());
+        let (_, start) = status(pid).unwrap().unwrap();
         let pidfd = sys::pidfd_open(pid).unwrap();
         while !sys::has_ended(&pidfd).unwrap() {
             std::thread::yield_now();
         }
-        assert!(!Init { pid, start, boot }.lives().unwrap(), "not reaped yet, and ended");
+        assert!(!Init { pid, start, boot, namespace }.lives().unwrap(), "not reaped yet, and ended");
         child.wait().unwrap();
     }
 }

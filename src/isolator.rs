@@ -11,15 +11,23 @@ use std::path::Path;
 
 use crate::attach::HostRoot;
 use crate::config::{Config, Isolator};
-use crate::error::{Cause, Error, Result};
+use crate::error::{Because, Cause, Error, Result};
 use crate::init::{Life, Live};
-use crate::lease::Holder;
+use crate::lease::{Holder, Leases};
 use crate::plan::{Plan, Sandbox};
 use crate::record::{Attached, Line, Record};
+use crate::request::names::{Role, VolumeId};
 use crate::runtime_dir::RuntimeDir;
 use crate::sandbox::Own;
+use crate::sys;
 use crate::trusted::Missing;
 use crate::volume::Disks;
+
+/// How a sandbox is called among leases.
+const SANDBOX: &str = "sandbox";
+
+/// gc may take a sandbox away that is just being opened: then there is a new one.
+const SANDBOX_TRIES: usize = 4;
 
 /// Everything an isolator needs, opened before anything is changed.
 #[derive(Debug)]
@@ -72,9 +80,24 @@ impl Job<'_> {
         }
         let Some(work_dir) = self.disks.work_dir(Missing::Tell)? else { return Ok(None) };
         let user = self.user()?;
-        let own = Own::find(&work_dir, self.plan.manager, &self.record.name, self.config.shares_host_filesystem())?;
-        self.announce_sandbox(&own.path, own.missing, self.plan.sandbox_retention == 0)?;
-        own.open(user.0, user.1).map(Some)
+        let reachable = self.config.shares_host_filesystem();
+        let leases = Leases::open()?;
+        for _ in 0..SANDBOX_TRIES {
+            let own = Own::find(&work_dir, self.plan.manager, &self.record.name, reachable)?;
+            self.announce_sandbox(&own.path, own.missing, self.plan.sandbox_retention == 0)?;
+            let fd = own.open(user.0, user.1)?;
+            let id = sys::stat(&fd).because(Cause::Sandbox, || own.path.display().to_string())?.id;
+            self.record.add(Line::Lease { volume: id })?;
+            let (role, name) = (Role::parse("sandbox")?, VolumeId::parse(SANDBOX)?);
+            let locked = leases.lock(id)?;
+            // gc takes it away under this lock.
+            if own.is_still(id) {
+                locked.take(&self.record.name, self.holder().lease(&role, &name, true, None))?;
+                return Ok(Some(fd));
+            }
+            locked.tidy()?;
+        }
+        Err(Error::new(Cause::Sandbox, "the sandbox is collected again and again"))
     }
 
     /// The container's user and group as the host knows them.

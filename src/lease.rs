@@ -1,5 +1,5 @@
-//! Who holds which volume: a lease is a file in a directory named by the volume's device, inode and birth, under that
-//! directory's lock.
+//! Who holds which volume: a lease is a file in a directory named by the volume's device and inode, under that
+//! directory's lock. (Not by its birth: overlayfs has another after the first change.)
 //!
 //! There is no daemon that could end a lease: it is void when its holder has ended, which anybody can see. Leases lie
 //! where every configuration looks, so that two configurations exclude each other too. The lock is not on the volume's
@@ -15,10 +15,12 @@ use serde::{Deserialize, Serialize};
 use crate::config::lease_directory;
 use crate::container::{Identity, Manager};
 use crate::error::{Because, Cause, Error, Result};
-use crate::holders::{File, Holders};
+use crate::holders::Holders;
 use crate::init::{Init, Life};
 use crate::me::me;
+use crate::reconcile::Report;
 use crate::request::names::{Role, VolumeId};
+use crate::sys::FileId;
 use crate::trusted::{self, Missing};
 use crate::{clock, read, sys, tree};
 
@@ -112,6 +114,11 @@ impl Lease {
     }
 }
 
+/// The name of a volume's leases.
+fn name_of(volume: FileId) -> String {
+    format!("{:x}-{:x}", volume.dev, volume.ino)
+}
+
 /// All leases of this host.
 #[derive(Debug)]
 pub struct Leases {
@@ -150,16 +157,16 @@ impl Leases {
     ///
     /// # Errors
     /// [`Cause::RuntimeDir`].
-    pub fn lock(&self, volume: File) -> Result<Locked<'_>> {
-        Ok(Locked { holders: Holders::create(&self.directory, volume)?, all: self })
+    pub fn lock(&self, volume: FileId) -> Result<Locked<'_>> {
+        Ok(Locked { holders: Holders::create(&self.directory, &name_of(volume))?, all: self })
     }
 
     /// Ends this holder's lease.
     ///
     /// # Errors
     /// [`Cause::RuntimeDir`].
-    pub fn release(&self, volume: File, record: &str, init: &Init) -> Result<()> {
-        let Some(holders) = Holders::open(&self.directory, &volume.name())? else { return Ok(()) };
+    pub fn release(&self, volume: FileId, record: &str, init: &Init) -> Result<()> {
+        let Some(holders) = Holders::open(&self.directory, &name_of(volume))? else { return Ok(()) };
         let locked = Locked { holders, all: self };
         // A lease of a later attempt under the same name is not this one's to end.
         if locked.read(record)?.is_none_or(|found| found.is_of(init)) {
@@ -172,9 +179,9 @@ impl Leases {
     ///
     /// # Errors
     /// [`Cause::RuntimeDir`]; [`Cause::VolumeInUse`] for a lease that cannot be understood.
-    pub fn holders_of(&self, volume: File) -> Result<Vec<Lease>> {
+    pub fn holders_of(&self, volume: FileId) -> Result<Vec<Lease>> {
         let doing = || "leases cannot be read".to_owned();
-        let name = volume.name();
+        let name = name_of(volume);
         let directory = match sys::open_dir(&self.directory, name.as_ref(), sys::Resolve::BeneathNoLinks) {
             Err(error) if error.errno == Errno::ENOENT => return Ok(Vec::new()),
             answer => answer.because(Cause::RuntimeDir, doing)?,
@@ -191,20 +198,22 @@ impl Leases {
     }
 
     /// Removes every void lease, and tells of which container and volume.
-    ///
-    /// # Errors
-    /// [`Cause::RuntimeDir`].
-    pub fn remove_void(&self) -> Result<Vec<String>> {
-        let mut removed = Vec::new();
-        let names = tree::names(&self.directory).because(Cause::RuntimeDir, || "leases cannot be read".to_owned())?;
-        for name in names {
-            let Some(holders) = Holders::open(&self.directory, &name.to_string_lossy())? else { continue };
-            let locked = Locked { holders, all: self };
-            locked.live_except(None, |void| {
-                removed.push(format!("{} of volume {} ({})", void.id, void.volume, void.role))
-            })?;
-            locked.tidy()?;
+    pub fn remove_void(&self, report: &mut Report) {
+        match tree::names(&self.directory).because(Cause::RuntimeDir, || "leases cannot be read".to_owned()) {
+            Err(fault) => report.faults.push(fault),
+            Ok(names) => names.iter().for_each(|name| report.add(self.remove_void_of(&name.to_string_lossy()))),
         }
+    }
+
+    fn remove_void_of(&self, name: &str) -> Result<Vec<String>> {
+        let mut removed = Vec::new();
+        let Some(holders) = Holders::open(&self.directory, name)? else { return Ok(removed) };
+        let locked = Locked { holders, all: self };
+        let mut tell = |void: &Lease| {
+            removed.push(format!("ended the lease of container {} on {} ({})", void.id, void.volume, void.role));
+        };
+        locked.live_except(None, &mut tell)?;
+        locked.tidy()?;
         Ok(removed)
     }
 }
@@ -246,6 +255,13 @@ impl Locked<'_> {
         }
         let mine = match self.read(record)? {
             Some(Found::Whole(lease)) if lease.life.init == wanted.life.init => Some(lease),
+            // Its own hooks would end it by this name, and take this one for theirs.
+            Some(Found::Whole(lease)) if lease.life.may_last()? => {
+                return Err(Error::new(
+                    Cause::RecordConflict,
+                    format!("container {} of the same bundle holds it, by another configuration", lease.id),
+                ));
+            }
             _ => None,
         };
         // The same volume twice in one container: exclusive if any of the two is.
@@ -335,7 +351,7 @@ fn parse(text: &[u8]) -> Option<Found> {
 ///
 /// # Errors
 /// As [`Leases::release`].
-pub fn release(volume: File, record: &str, init: &Init) -> Result<()> {
+pub fn release(volume: FileId, record: &str, init: &Init) -> Result<()> {
     match Leases::open_existing()? {
         None => Ok(()),
         Some(leases) => leases.release(volume, record, init),
@@ -347,7 +363,7 @@ mod tests {
     use super::*;
 
     fn lease(id: &str, pod: Option<&str>, shared: bool) -> Lease {
-        let init = Init { pid: 1, start: 1, boot: "b".into() };
+        let init = Init { pid: 1, start: 1, boot: "b".into(), namespace: 0 };
         let life = Life { init, own_pid_namespace: true, cgroup: None };
         let (role, volume) = (Role::parse("r").unwrap(), VolumeId::parse("v").unwrap());
         let holder = Holder { id, bundle: "/b", manager: Manager::CriO, identity: &Identity::Root, pod, life: &life };

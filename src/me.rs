@@ -40,7 +40,11 @@ pub fn me() -> &'static Me {
             std::fs::read_to_string("/proc/self/uid_map").ok().and_then(|text| IdMap::parse(&text)).unwrap_or_default();
         let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         let passwd = || std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-        Me { user: find_user(&map, uid, passwd), uid, gid, in_namespace: !map.is_identity() }
+        let in_namespace = !map.is_identity();
+        // Root of a system container (LXC) owns its `/`; that of a user's namespace sees the host's.
+        let owns_root = std::fs::metadata("/").is_ok_and(|root| std::os::unix::fs::MetadataExt::uid(&root) == uid);
+        let user = if in_namespace && owns_root { None } else { find_user(&map, uid, passwd) };
+        Me { user, uid, gid, in_namespace }
     })
 }
 
@@ -52,14 +56,14 @@ impl Me {
     }
 }
 
-/// The user, unless this is root of the host. Root of a system container (LXC) is root of its host: its id outside is
-/// nobody's inside.
+/// The user, unless this is root of the host. A user whom only a name service knows has no home here, and a configuration
+/// must say where everything lies.
 fn find_user(map: &IdMap, uid: u32, passwd: impl FnOnce() -> String) -> Option<User> {
     let outside = map.outside(uid)?;
     if outside == 0 {
         return None;
     }
-    let home = home_of(outside, &passwd())?;
+    let home = home_of(outside, &passwd()).unwrap_or_else(|| PathBuf::from("/nonexistent"));
     Some(User { uid: outside, home: home.canonicalize().unwrap_or(home) })
 }
 
@@ -83,7 +87,7 @@ mod tests {
         assert_eq!(user("0 0 4294967295", 0), None);
         assert_eq!(user("0 0 4294967295", 1000), Some(1000), "a user without a namespace");
         assert_eq!(user("0 1000 1\n1 100000 65536", 0), Some(1000), "rootless podman");
-        assert_eq!(user("0 100000 65536", 0), None, "root of a system container");
+        assert_eq!(user("0 7000 1\n1 100000 65536", 0), Some(7000), "a user of a name service");
         assert_eq!(home_of(1000, PASSWD), Some(PathBuf::from("/nonexistent/alice")));
     }
 }

@@ -259,7 +259,7 @@ impl MountPoints<'_> {
         };
         let file = File::of(&sys::stat_at(directory, &temporary).because(Cause::MountPointUnsafe, doing)?);
         self.record.add(Line::Made { place: place.clone(), temporary: temporary.clone(), file })?;
-        let holders = Holders::create(&self.runtime.mount_points, file)?;
+        let holders = Holders::create(&self.runtime.mount_points, &file.name())?;
         holders.clear()?;
         holders.add(&self.record.name)?;
         match sys::rename_new(directory, OsStr::new(&temporary), directory, OsStr::new(&name)) {

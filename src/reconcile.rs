@@ -42,7 +42,11 @@ pub fn run(config: &Config) -> Report {
             report.add(mount_points(&runtime));
         }
     }
-    report.add(leases());
+    match Leases::open_existing() {
+        Err(fault) => report.faults.push(fault),
+        Ok(None) => {}
+        Ok(Some(leases)) => leases.remove_void(&mut report),
+    }
     report
 }
 
@@ -72,10 +76,4 @@ fn mount_points(runtime: &RuntimeDir) -> Result<Vec<String>> {
         }
     }
     Ok(forgotten)
-}
-
-fn leases() -> Result<Vec<String>> {
-    let Some(leases) = Leases::open_existing()? else { return Ok(Vec::new()) };
-    let ended = leases.remove_void()?;
-    Ok(ended.into_iter().map(|lease| format!("ended the lease of container {lease}")).collect())
 }

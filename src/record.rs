@@ -108,10 +108,10 @@ pub enum Line {
         /// What it is.
         file: File,
     },
-    /// A volume is about to be held.
+    /// A volume, or the container's own sandbox, is about to be held.
     Lease {
         /// Its directory.
-        volume: File,
+        volume: FileId,
     },
     /// A volume is about to be made, because it was missing. It gets its id when all else is done.
     MakingVolume {
@@ -196,6 +196,13 @@ pub struct Record {
     pub lines: Vec<Line>,
     makings: usize,
     size: u64,
+}
+
+/// Whether a name is one that [`name`] gives.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    let is_hash = |hash: &str| hash.len() == 12 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+    name.rsplit_once('.').is_some_and(|(id, hash)| !id.is_empty() && is_hash(hash))
 }
 
 impl Record {
@@ -316,5 +323,7 @@ mod tests {
         assert_ne!(name("a", "/b/1"), name("a", "/b/2"));
         assert_ne!(name("a", "/b/c"), name("a", "/bc"));
         assert_eq!(name("a", "/b/1/"), name("a", "//b/1"));
+        assert!(is_name(&longest) && is_name(&name("a.b", "/b")));
+        assert!(!is_name("web") && !is_name("web.1") && !is_name(".0123456789ab") && !is_name("web.0123456789xy"));
     }
 }

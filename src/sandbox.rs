@@ -54,6 +54,12 @@ impl Own {
         Ok(Own { parent, name: name.to_owned(), path, missing })
     }
 
+    /// Whether its name leads to this directory.
+    #[must_use]
+    pub fn is_still(&self, id: sys::FileId) -> bool {
+        sys::stat_at(&self.parent, &self.name).is_ok_and(|stat| stat.id == id)
+    }
+
     /// Opens it, making it if it is missing, and gives it to the container's user.
     ///
     /// A container that comes back under its id and bundle (podman restart) finds its sandbox as it left it.

@@ -661,13 +661,14 @@ pub fn link_count(fd: impl AsFd) -> Result<u32> {
     raw_statx(fd.as_fd(), c"", libc::AT_EMPTY_PATH, libc::STATX_NLINK).map(|raw| raw.stx_nlink).named("statx", "")
 }
 
-/// Seconds since the epoch of the last modification.
+/// Seconds since the epoch of the last modification, in the past whatever the file's owner says.
 ///
 /// # Errors
 /// Whatever statx(2) answers.
 pub fn modified(fd: impl AsFd) -> Result<i64> {
-    raw_statx(fd.as_fd(), c"", libc::AT_EMPTY_PATH, libc::STATX_MTIME)
-        .map(|raw| raw.stx_mtime.tv_sec)
+    // An owner can set the one to any time, and the other to none but now.
+    raw_statx(fd.as_fd(), c"", libc::AT_EMPTY_PATH, libc::STATX_MTIME | libc::STATX_CTIME)
+        .map(|raw| raw.stx_mtime.tv_sec.min(raw.stx_ctime.tv_sec))
         .named("statx", "")
 }
 
@@ -751,6 +752,8 @@ pub fn filesystem(fd: impl AsFd) -> Result<Filesystem> {
     use nix::sys::statvfs::FsFlags;
     Ok(Filesystem {
         magic: raw.filesystem_type().0 as i64,
+        // SAFETY: fsid_t is two ints, in which every bit pattern is valid.
+        id: unsafe { std::mem::transmute::<libc::fsid_t, u64>(raw.filesystem_id()) },
         attributes: MountAttributes {
             read_only: flags.contains(FsFlags::ST_RDONLY),
             nosuid: flags.contains(FsFlags::ST_NOSUID),
@@ -765,11 +768,19 @@ pub fn filesystem(fd: impl AsFd) -> Result<Filesystem> {
 pub struct Filesystem {
     /// Magic number, statfs(2).
     pub magic: i64,
+    /// Its id, which most filesystems keep on disk.
+    pub id: u64,
     /// Attributes of the mount it was reached through.
     pub attributes: MountAttributes,
 }
 
 impl Filesystem {
+    /// Whether it is a cgroup hierarchy, of either version.
+    #[must_use]
+    pub fn is_cgroup(&self) -> bool {
+        [0x27_e0eb, 0x6367_7270].contains(&self.magic)
+    }
+
     /// Whether it is one of the kernel's own interfaces, on which nothing is ever mounted by a hook
     /// (CVE-2019-16884, CVE-2023-28642): proc, sysfs, cgroup, devpts and their kin.
     #[must_use]
@@ -792,13 +803,18 @@ impl Filesystem {
     }
 }
 
-/// Ready the process for work whatever it inherited: umask 0 (crun gives it, others do not), no blocked
+/// Readies the process for work whatever it inherited: umask 0 (crun gives it, others do not), no blocked
 /// signals (crun blocks nearly all), `/` as working directory.
 ///
 /// # Errors
 /// Whatever chdir(2) or sigprocmask(2) answers.
 pub fn reset_process() -> Result<()> {
     reset_umask();
+    // Every volume takes a few descriptors, and the soft limit is for programs that use select(2).
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
     nix::sys::signal::SigSet::empty().thread_set_mask().named("sigprocmask", "")?;
     nix::unistd::chdir("/").named("chdir", "/")
 }

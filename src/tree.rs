@@ -43,7 +43,11 @@ pub fn remove_counting(parent: impl AsFd, name: &OsStr, tell: &mut dyn FnMut(u64
     };
     Emptying { top: &top, moved: 0, removed: 0, tell }.level(&top, 0)?;
     drop(top);
-    sys::unlink_at(&parent, name, true)
+    match sys::unlink_at(&parent, name, true) {
+        // Somebody else finished it at the same time.
+        Err(error) if error.errno == Errno::ENOENT => Ok(()),
+        answer => answer,
+    }
 }
 
 /// Deletes everything in a directory, and not the directory.
@@ -92,14 +96,25 @@ impl Emptying<'_> {
                     answer => answer?,
                 };
                 if depth >= DEEPEST {
-                    self.moved += 1;
-                    let aside = OsString::from(format!(".fs-isolator.deep.{}.{}", std::process::id(), self.moved));
-                    sys::rename_new(directory, &name, self.top, &aside)?;
+                    self.move_up(directory, &name)?;
                     continue;
                 }
                 self.level(&child, depth + 1)?;
                 drop(child);
                 self.unlink(directory, &name, true)?;
+            }
+        }
+    }
+
+    /// Gives a directory a name at the top that nobody has taken, on purpose or not.
+    fn move_up(&mut self, directory: &OwnedFd, name: &OsStr) -> Result<()> {
+        loop {
+            self.moved += 1;
+            let aside = OsString::from(format!(".fs-isolator.deep.{}.{}", std::process::id(), self.moved));
+            match sys::rename_new(directory, name, self.top, &aside) {
+                Err(error) if error.errno == Errno::EEXIST => {}
+                Err(error) if error.errno == Errno::ENOENT => return Ok(()),
+                answer => return answer,
             }
         }
     }
@@ -179,6 +194,22 @@ mod tests {
         assert!(!path.join("gone").exists());
         assert_eq!(fs::read(path.join("keep/file")).unwrap(), b"x");
         remove(&fd, OsStr::new("gone")).unwrap();
+        fs::remove_dir_all(path).unwrap();
+    }
+
+    // Names that are taken already, as only somebody who means harm would have them.
+    #[test]
+    fn a_deep_tree_with_taken_names_is_removed() {
+        let (path, fd) = scratch("taken");
+        let top = path.join("top");
+        let mut deep = top.clone();
+        (0..70).for_each(|_| deep.push("d"));
+        fs::create_dir_all(&deep).unwrap();
+        for number in 1..5 {
+            fs::write(top.join(format!(".fs-isolator.deep.{}.{number}", std::process::id())), "").unwrap();
+        }
+        remove(&fd, OsStr::new("top")).unwrap();
+        assert!(!top.exists());
         fs::remove_dir_all(path).unwrap();
     }
 

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::lease;
 use crate::mountpoint;
 use crate::record::{Base, Line, Record, Within};
@@ -91,9 +91,12 @@ fn open_base(base: &Base) -> Option<OwnedFd> {
 }
 
 fn discard_volume(config: &Config, disk: &str, role: &Role, temporary: &str) -> Result<()> {
-    match Disks::new(config).get(disk, Missing::Tell)? {
-        None => Ok(()),
-        Some(disk) => make::discard(&disk, role, temporary),
+    match Disks::new(config).get(disk, Missing::Tell) {
+        Ok(None) => Ok(()),
+        Ok(Some(disk)) => make::discard(&disk, role, temporary),
+        // An empty directory stays on a disk that is no longer the configuration's.
+        Err(error) if error.cause() == Cause::DiskUnknown => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

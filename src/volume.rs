@@ -85,9 +85,22 @@ impl Found {
     ///
     /// # Errors
     /// [`Cause::ConfigUnsafe`].
-    pub fn is_reachable(&self, stat: &Stat) -> Result<bool> {
-        let parents = self.path();
-        Ok(trusted::lets_others_pass(stat) && !trusted::is_closed(parents.parent().unwrap_or(&parents))?)
+    pub fn is_reachable(&self) -> Result<bool> {
+        Ok(trusted::lets_others_pass(&self.stat) && self.can_be_opened_to_others()?)
+    }
+
+    /// Whether its owner can let other users of the host reach it: root of a container to whom it is mapped can change
+    /// its mode. Only what lies above it, or a mount on which setuid means nothing, keeps them out.
+    ///
+    /// # Errors
+    /// [`Cause::ConfigUnsafe`].
+    pub fn can_be_opened_to_others(&self) -> Result<bool> {
+        let doing = || self.path().display().to_string();
+        if sys::filesystem(&self.fd).because(Cause::ConfigUnsafe, doing)?.attributes.nosuid {
+            return Ok(false);
+        }
+        let path = self.path();
+        Ok(!trusted::is_closed(path.parent().unwrap_or(&path))?)
     }
 }
 
@@ -110,7 +123,15 @@ pub fn find(disks: &Disks<'_>, choice: &DiskChoice, role: &Role, id: &VolumeId) 
             Err(error) => return Err(error),
         };
         let Some(disk) = disk else { continue };
-        let Some(volume) = find_on(&disk, role, id)? else { continue };
+        let volume = match find_on(&disk, role, id) {
+            // Whose it is cannot be told: that is no reason against what lies elsewhere.
+            Err(error) if disk.kind() == Kind::Mount && *choice == DiskChoice::Any => {
+                unavailable = Some(error);
+                continue;
+            }
+            answer => answer?,
+        };
+        let Some(volume) = volume else { continue };
         if let Some(first) = &found {
             return Err(Error::new(
                 Cause::VolumeAmbiguous,
@@ -174,8 +195,13 @@ pub fn list(disks: &Disks<'_>) -> Result<(Vec<Found>, Vec<Error>)> {
 
 fn list_on(disk: &Rc<Disk>, volumes: &mut Vec<Found>, faults: &mut Vec<Error>) -> Result<()> {
     if disk.kind() == Kind::Mount {
-        if let Some((role, id)) = meta::owner_of(disk)? {
-            volumes.extend(find_on(disk, &role, &id)?);
+        let found = meta::owner_of(disk).and_then(|owner| match owner {
+            None => Ok(None),
+            Some((role, id)) => find_on(disk, &role, &id),
+        });
+        match found {
+            Ok(found) => volumes.extend(found),
+            Err(error) => faults.push(error),
         }
         return Ok(());
     }
@@ -202,13 +228,20 @@ fn names(folder: &OwnedFd) -> Result<Vec<std::ffi::OsString>> {
 /// The beginning of the name under which a destroyed volume waits for its deletion.
 const DESTROYED: &str = "destroyed.";
 
+/// The beginning of the name under which it is looked at once more before.
+const MOVING: &str = "moving.";
+
 /// Names in a role's directory of what is being made, or was when its maker was killed.
 ///
 /// # Errors
 /// [`Cause::VolumeUnavailable`].
 pub fn remainders(folder: &OwnedFd) -> Result<Vec<String>> {
     let names = names(folder)?.into_iter().filter_map(|name| name.into_string().ok());
-    Ok(names.filter(|name| name.strip_prefix(RESERVED).is_some_and(|rest| !rest.starts_with(DESTROYED))).collect())
+    Ok(names
+        .filter(|name| {
+            name.strip_prefix(RESERVED).is_some_and(|rest| !rest.starts_with(DESTROYED) && !rest.starts_with(MOVING))
+        })
+        .collect())
 }
 
 /// Opens a directory inside a volume, which must exist; no component may be a link.

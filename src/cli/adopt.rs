@@ -216,7 +216,7 @@ impl Survey<'_> {
             }
         }
         for directory in &listed {
-            if directory.is_reachable(&directory.stat)? {
+            if directory.is_reachable()? {
                 let what = format!("mode {:04o}: other users of this host can reach it", directory.stat.permissions());
                 self.add(Kind::Reachable, directory.path().display().to_string(), what);
             }

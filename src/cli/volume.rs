@@ -13,7 +13,6 @@ use crate::config::disks::ROOT;
 use crate::config::{Config, Ownership};
 use crate::container::Identity;
 use crate::error::{Cause, Error, Result};
-use crate::holders::File;
 use crate::lease::{Lease, Leases};
 use crate::mesos::checkpoint::{self, Checkpoint};
 use crate::mesos::place;
@@ -227,10 +226,10 @@ impl Shown {
         let Stat { uid, gid, .. } = found.stat;
         let holders = match leases {
             None => Vec::new(),
-            Some(leases) => leases.holders_of(File::of(&found.stat))?,
+            Some(leases) => leases.holders_of(found.stat.id)?,
         };
         let mut notes = Vec::new();
-        if found.is_reachable(&found.stat)? {
+        if found.is_reachable()? {
             notes.push("other users of the host can reach it, and run setuid files in it".to_owned());
         }
         Ok(Shown {
@@ -335,12 +334,19 @@ fn list(arguments: &List, config: &Config, json: bool) -> Result<()> {
     let leases = Leases::open_existing()?;
     let mine =
         |found: &&Found| config.may_use(&identity, &found.role) && role.as_ref().is_none_or(|role| *role == found.role);
-    let mut shown =
-        volumes.iter().filter(mine).map(|found| Shown::new(found, leases.as_ref())).collect::<Result<Vec<Shown>>>()?;
-    if let (Some(work_dir), Some(known)) = (&work_dir, &known) {
-        for (one, found) in shown.iter_mut().zip(volumes.iter().filter(mine)) {
-            one.compare(work_dir, found, known);
+    let mut shown = Vec::new();
+    for found in volumes.iter().filter(mine) {
+        match Shown::new(found, leases.as_ref()) {
+            Ok(mut one) => {
+                if let (Some(work_dir), Some(known)) = (&work_dir, &known) {
+                    one.compare(work_dir, found, known);
+                }
+                shown.push(one);
+            }
+            Err(fault) => faults.push(fault.volume(&found.id)),
         }
+    }
+    if let (Some(work_dir), Some(known)) = (&work_dir, &known) {
         let theirs = |volume: &&checkpoint::Volume| {
             config.may_use(&identity, &volume.role) && role.as_ref().is_none_or(|role| *role == volume.role)
         };
@@ -352,7 +358,10 @@ fn list(arguments: &List, config: &Config, json: bool) -> Result<()> {
         }
     }
     shown.sort_by(|a, b| (&a.role, &a.id, &a.disk).cmp(&(&b.role, &b.id, &b.disk)));
-    faults.iter().for_each(|fault| eprintln!("fs-isolator: {fault}"));
+    // They may be about anybody's volumes.
+    if !matches!(identity, Identity::Namespace(_)) {
+        faults.iter().for_each(|fault| eprintln!("fs-isolator: {fault}"));
+    }
     if json {
         return show::json(&shown);
     }

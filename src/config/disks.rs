@@ -83,6 +83,15 @@ pub(super) fn check(files: Vec<File>, work_dir: &Path) -> Result<Vec<Disk>> {
         }
         disks.push(Disk { name, kind, root });
     }
+    // What destroying a MOUNT disk's volume deletes must be nobody else's, and the same goes for a volume of any disk.
+    let work = std::iter::once((work_dir, Kind::Root));
+    let all: Vec<(&Path, Kind)> = work.chain(disks.iter().map(|disk| (disk.root.as_path(), disk.kind))).collect();
+    for (outer, kind) in &all {
+        let data = if *kind == Kind::Mount { outer.to_path_buf() } else { outer.join("volumes") };
+        if let Some((inner, _)) = all.iter().find(|(inner, _)| inner != outer && inner.starts_with(&data)) {
+            return Err(invalid(format!("{} lies in the volumes of {}", inner.display(), outer.display())));
+        }
+    }
     Ok(disks)
 }
 
@@ -105,6 +114,7 @@ mod tests {
         .unwrap();
         assert_eq!((disks[0].root.as_path(), disks[0].kind), (Path::new("/w/disks/fast"), Kind::Path));
         assert_eq!((disks[1].root.as_path(), disks[1].kind), (Path::new("/mnt/nvme0"), Kind::Mount));
+        assert!(parse(r#"[{"name": "a", "type": "MOUNT", "mount": {"root": "/x"}}, {"name": "b", "type": "PATH", "path": {"root": "/xy"}}]"#).is_ok());
     }
 
     #[test]
@@ -121,6 +131,9 @@ mod tests {
             r#"[{"name": "a", "type": "PATH", "path": {"root": "/w"}}]"#,
             r#"[{"name": "a", "type": "PATH", "path": {"root": "/x"}}, {"name": "b", "type": "PATH", "path": {"root": "/x/"}}]"#,
             r#"[{"name": "a", "type": "PATH", "path": {"root": "/x"}, "size": 1}]"#,
+            r#"[{"name": "a", "type": "MOUNT", "mount": {"root": "/"}}]"#,
+            r#"[{"name": "a", "type": "MOUNT", "mount": {"root": "/x"}}, {"name": "b", "type": "PATH", "path": {"root": "/x/y"}}]"#,
+            r#"[{"name": "a", "type": "PATH", "path": {"root": "/w/volumes/roles/r/v"}}]"#,
         ] {
             assert_eq!(parse(text).unwrap_err().cause(), Cause::ConfigInvalid, "{text}");
         }

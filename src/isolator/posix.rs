@@ -13,7 +13,7 @@ use crate::attach::Inside;
 use crate::error::{Because, Cause, Error, Result};
 use crate::me::me;
 use crate::mountpoint::{Base, MountPoints};
-use crate::plan::{Attachment, Origin, Sandbox};
+use crate::plan::{Attachment, Sandbox};
 use crate::record::{Attached, Within};
 use crate::sandbox;
 use crate::sys::{self, FileId, Resolve};
@@ -39,10 +39,8 @@ pub fn attach(job: &mut Job<'_>) -> Result<Vec<Attached>> {
     for (attachment, opened) in plan.attachments.iter().zip(sources::open_all(job, |_| Ok(None))?) {
         let named = |error: Error| error.volume(&attachment.label);
         let path = sys::path_of(job.proc_fds, &opened.fd).because(Cause::AttachFailed, || "its path".to_owned());
-        if let (Origin::Volume { .. }, true) = (&attachment.from, user.0 != me().uid)
-            && let Some(folder) = path.as_ref().ok().and_then(|path| Path::new(path).parent())
-        {
-            check_passable(user.0, folder).map_err(named)?;
+        if let (Some(folder), true) = (opened.volume_folder(), user.0 != me().uid) {
+            check_passable(user.0, &folder).map_err(named)?;
         }
         items.push((attachment, opened, PathBuf::from(path.map_err(named)?)));
     }
@@ -52,9 +50,11 @@ pub fn attach(job: &mut Job<'_>) -> Result<Vec<Attached>> {
     let owner = user;
     let base = Base { fd: &sandbox, within: Within::Sandbox, path: None, resolve: Resolve::BeneathNoLinks, owner };
     let mut points = MountPoints { runtime: job.runtime, record: job.record, proc_fds: job.proc_fds };
-    for (attachment, _, path) in &items {
+    for (attachment, opened, path) in &items {
         let Some(link) = &attachment.in_sandbox else { continue };
-        points.link(&base, link, path).map_err(|error| error.volume(&attachment.label))?;
+        // A volume that was made for this container has another name until all is done.
+        let path = opened.volume_path().unwrap_or_else(|| path.clone());
+        points.link(&base, link, &path).map_err(|error| error.volume(&attachment.label))?;
     }
     for (attachment, opened, _) in &items {
         opened.finish().map_err(|error| error.volume(&attachment.label))?;

@@ -2,14 +2,13 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Job;
 use crate::attach::propagates;
 use crate::config::Isolator;
 use crate::config::disks::{Kind, ROOT};
 use crate::error::{Because, Cause, Error, Result};
-use crate::holders::File;
 use crate::lease::Leases;
 use crate::plan::{self, Attachment, DiskChoice, How, Origin};
 use crate::record::{Attached, Line, VolumeRecord};
@@ -20,7 +19,7 @@ use crate::sys::{self, FileId, Resolve, Stat};
 use crate::trusted::{self, Missing};
 use crate::volume::make::{self, New, Unnamed};
 use crate::volume::ownership::{self, Action, Facts};
-use crate::volume::{self, Found, gids};
+use crate::volume::{self, Found, Meta, gids, meta};
 
 /// Something that is open and may be attached.
 #[derive(Debug)]
@@ -39,6 +38,8 @@ pub struct Opened {
 #[derive(Debug)]
 struct Volume {
     found: Found,
+    /// What of it is attached, where that is not its root.
+    subpath: Option<String>,
     /// What is done about its owner.
     action: Action,
     /// It was made for this container, and has no id yet.
@@ -85,7 +86,7 @@ fn open_volume(job: &mut Job<'_>, from: &Origin) -> Result<Opened> {
         None if job.plan.create_missing_volumes => make_missing(job, disk, role, id)?,
         None => return Err(plan::unavailable(role, id, disk)),
     };
-    let file = File::of(&found.stat);
+    let file = found.stat.id;
     job.record.add(Line::Lease { volume: file })?;
     let leases = Leases::open()?;
     let locked = leases.lock(file)?;
@@ -104,6 +105,11 @@ fn open_volume(job: &mut Job<'_>, from: &Origin) -> Result<Opened> {
     drop(locked);
     if let Some(size) = size_mb {
         log::info!("volume {id}: its size of {size} MB is recorded and not enforced");
+        // A Mesos agent's volumes have it in the agent's checkpoint, and nothing of ours.
+        if meta.version > 0 && meta.size_mb != Some(*size) {
+            let sized = Meta { size_mb: Some(*size), ..meta.clone() };
+            meta::write(&found.fd, &found.disk, role, id, &sized)?;
+        }
     }
     let facts = Facts {
         rule: meta.ownership.unwrap_or(job.plan.ownership),
@@ -119,7 +125,8 @@ fn open_volume(job: &mut Job<'_>, from: &Origin) -> Result<Opened> {
         None => found.fd.try_clone().because(Cause::AttachFailed, || "out of descriptors".to_owned())?,
         Some(subpath) => volume::open_subpath(&found.fd, subpath)?,
     };
-    Ok(Opened { volume: Some(Volume { found, action, unnamed }), ..Opened::new(inside)? })
+    let subpath = subpath.as_ref().map(ContainerPath::relative);
+    Ok(Opened { volume: Some(Volume { found, subpath, action, unnamed }), ..Opened::new(inside)? })
 }
 
 /// Makes a volume that was missing, on the disk that was named, or below `work_dir`. It gets its id last.
@@ -128,6 +135,8 @@ fn make_missing(job: &mut Job<'_>, disk: &DiskChoice, role: &Role, id: &VolumeId
         DiskChoice::Any => ROOT,
         DiskChoice::One(name) => name,
     };
+    // One that is not mounted shows nothing, and an empty volume beside the real one would be the end of it.
+    job.disks.refuse_empty(disk)?;
     let disk = match job.disks.get(name, Missing::Tell)? {
         Some(disk) if disk.kind() != Kind::Mount => disk,
         _ => return Err(plan::unavailable(role, id, &DiskChoice::One(name.to_owned()))),
@@ -169,17 +178,16 @@ fn check_action(job: &Job<'_>, found: &Found, action: Action) -> Result<()> {
         )
         .remedy("let ownership be mesos, or use filesystem/linux"));
     }
-    // Root of the container could leave a setuid file there, which belongs to root of the host.
-    let root = Stat { uid: action.give.map_or(found.stat.uid, |(uid, _)| uid), ..found.stat };
-    if found.is_reachable(&root)? {
+    // Root of the container could leave a setuid file there, which belongs to root of the host, and open the way to it.
+    if found.can_be_opened_to_others()? {
         let folder = found.path();
         let folder = folder.parent().unwrap_or(&folder).display().to_string();
         return Err(Error::new(
             Cause::Ownership,
-            format!("its ids must be mapped, and other users of the host can reach {}", found.path().display()),
+            format!("its ids must be mapped, and only its own mode keeps other users from {}", found.path().display()),
         )
         .remedy(format!(
-            "a setuid file of the container's root would be theirs to run: chmod 0700 {}",
+            "setuid files of the container's root would be theirs to run: chmod 0700 {}, or mount it nosuid",
             plan::shell_word(&folder)
         )));
     }
@@ -257,6 +265,18 @@ impl Opened {
                 file: volume.found.stat.id,
             }),
         }
+    }
+
+    /// The administrator's directory in which the volume lies. What is below is the user's to arrange.
+    pub fn volume_folder(&self) -> Option<PathBuf> {
+        self.volume.as_ref()?.found.path().parent().map(Path::to_owned)
+    }
+
+    /// Where the volume will be found, or the subpath in it.
+    pub fn volume_path(&self) -> Option<PathBuf> {
+        let volume = self.volume.as_ref()?;
+        let path = volume.found.path();
+        Some(volume.subpath.as_ref().map_or_else(|| path.clone(), |subpath| path.join(subpath)))
     }
 
     /// Whether its ids are mapped by the container's user namespace.

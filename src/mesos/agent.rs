@@ -5,13 +5,14 @@ use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use crate::error::{Because, Cause, Error, Result};
+use crate::me::me;
 use crate::read;
 use crate::sys::{self, FileId, Resolve};
 
@@ -48,20 +49,50 @@ fn running_in(proc: &Path, work_dir: &OwnedFd) -> Result<Option<i32>> {
         // Whatever else it is, an agent may have made it.
         _ => {}
     }
+    if is_of_an_earlier_boot(work_dir) {
+        return Ok(None);
+    }
     let wanted = sys::stat(work_dir).because(Cause::MesosAgent, doing)?.id;
     for entry in fs::read_dir(proc).because(Cause::MesosAgent, doing)? {
         let name = entry.because(Cause::MesosAgent, doing)?.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
         let process = proc.join(name);
-        if is_agent(&process) && uses(&process, wanted) != Some(false) && !has_ended(&process) {
+        if !is_agent(&process) {
+            continue;
+        }
+        let uses = uses(&process, wanted).unwrap_or_else(|| is_of_the_host(proc, &process));
+        if uses && !has_ended(&process) {
             return Ok(Some(pid));
         }
     }
     Ok(None)
 }
 
+/// Whether no agent has been started on the directory since the machine was: it writes the boot's id when it starts
+/// (mesos.md B1). Then no process need be looked at.
+fn is_of_an_earlier_boot(work_dir: &OwnedFd) -> bool {
+    let written = sys::open_below(work_dir, Path::new("meta/boot_id"), OFlag::O_RDONLY, Resolve::BeneathNoLinks)
+        .ok()
+        .and_then(|fd| read::at_most(fd.into(), 4096).ok());
+    match (written, crate::init::boot_id()) {
+        (Some(written), Ok(now)) => !written.is_empty() && written.trim_ascii() != now.as_bytes(),
+        _ => false,
+    }
+}
+
+/// An agent is root's: any container could have a process of that name.
 fn is_agent(process: &Path) -> bool {
+    let is_root = |owner: u32| owner == 0 || owner == me().uid;
     read::line(process.join("comm")).is_ok_and(|name| NAMES.contains(&name.as_str()))
+        && fs::metadata(process).is_ok_and(|process| is_root(process.uid()))
+}
+
+/// Whether a process sees the host's mounts. Of one that does not, and whose directory cannot be told, it is not to be
+/// feared that it is this one: it would be a container's.
+fn is_of_the_host(proc: &Path, process: &Path) -> bool {
+    let namespace = |process: &Path| fs::read_link(process.join("ns/mnt")).ok();
+    let theirs = namespace(process);
+    theirs == namespace(&proc.join("1")) || theirs == namespace(&proc.join("self"))
 }
 
 /// Whether a process is gone or a zombie. Asked last: what /proc says of one that ends meanwhile is worth nothing.
@@ -190,6 +221,26 @@ mod tests {
         assert_eq!(host.found(), Some(7));
         fs::write(process.join("stat"), "7 (mesos) Z) Z 1 1").unwrap();
         assert_eq!(host.found(), None, "a zombie is not running");
+    }
+
+    // Any container can have a process of this name.
+    #[test]
+    fn an_agent_of_which_it_cannot_be_told_counts_only_on_the_host() {
+        let host = Host::new("namespaces");
+        let namespace = |process: &Path, name: &str| {
+            fs::create_dir_all(process.join("ns")).unwrap();
+            let _ = fs::remove_file(process.join("ns/mnt"));
+            symlink(name, process.join("ns/mnt")).unwrap();
+        };
+        namespace(&host.process(1, "systemd", "", ""), "mnt:[1]");
+        let process = host.process(7, "mesos-agent", "mesos ", "");
+        namespace(&process, "mnt:[1]");
+        assert_eq!(host.found(), Some(7));
+        namespace(&process, "mnt:[2]");
+        assert_eq!(host.found(), None);
+        let process = host.process(7, "mesos-agent", "mesos --work_dir=/data/mesos ", "");
+        namespace(&process, "mnt:[2]");
+        assert_eq!(host.found(), Some(7), "an agent in a container of its own");
     }
 
     #[test]

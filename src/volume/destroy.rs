@@ -5,16 +5,17 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 
-use super::{DESTROYED, Disk, Found, Meta, gids, meta, names};
+use super::{DESTROYED, Disk, Found, MOVING, Meta, gids, meta, names};
 use crate::config::disks::Kind;
 use crate::error::{Because, Cause, Error, Result};
-use crate::holders::File;
 use crate::lease::Leases;
 use crate::mountinfo;
 use crate::plan::shell_word;
+use crate::reconcile::Report;
 use crate::request::names::{RESERVED, Role};
 use crate::sys::{self, Resolve};
 use crate::tree;
@@ -27,7 +28,7 @@ use crate::trusted::Missing;
 pub fn check(volume: &Found, leases: &Leases) -> Result<()> {
     // What a later version decided about it may be why it must stay.
     volume.meta()?;
-    refuse_holders(&leases.holders_of(File::of(&volume.stat))?)?;
+    refuse_holders(&leases.holders_of(volume.stat.id)?)?;
     refuse_mounts(volume)
 }
 
@@ -56,10 +57,8 @@ fn refuse_mounts(volume: &Found) -> Result<()> {
 /// # Errors
 /// As [`check`]; [`Cause::VolumeUnavailable`] where it was destroyed meanwhile.
 pub fn destroy(volume: &Found, leases: &Leases, tell: &mut dyn FnMut(u64)) -> Result<()> {
-    let path = volume.path();
-    let doing = || format!("{} cannot be moved aside", path.display());
     // From here on nobody gets it.
-    let locked = leases.lock(File::of(&volume.stat))?;
+    let locked = leases.lock(volume.stat.id)?;
     let answer = (|| {
         refuse_holders(&locked.live()?)?;
         refuse_mounts(volume)?;
@@ -67,82 +66,116 @@ pub fn destroy(volume: &Found, leases: &Leases, tell: &mut dyn FnMut(u64)) -> Re
         match &volume.folder {
             None => {
                 let meta = Meta { destroying: true, ..volume.meta()? };
-                meta::write(&volume.fd, &volume.disk, &volume.role, &volume.id, &meta)
+                meta::write(&volume.fd, &volume.disk, &volume.role, &volume.id, &meta).map(|()| None)
             }
-            Some(folder) => {
-                let aside = format!("{RESERVED}{DESTROYED}{}.{:x}", std::process::id(), volume.stat.id.ino);
-                let (aside, name) = (OsStr::new(&aside), OsStr::new(volume.id.as_str()));
-                sys::rename_new(folder, name, folder, aside).because(Cause::VolumeUnsafe, doing)?;
-                let moved = sys::stat_at(folder, &aside.to_string_lossy()).because(Cause::VolumeUnsafe, doing)?;
-                if moved.id != volume.stat.id {
-                    sys::rename_new(folder, aside, folder, name).because(Cause::VolumeUnsafe, doing)?;
-                    return Err(Error::new(
-                        Cause::VolumeUnsafe,
-                        format!("{} was replaced a moment ago", path.display()),
-                    )
-                    .remedy("look at it, and try again; nothing was deleted"));
-                }
-                meta::forget(None, &volume.disk, &volume.role, &volume.id)
-            }
+            Some(folder) => move_aside(volume, folder).map(Some),
         }
     })();
     locked.tidy()?;
-    answer?;
+    let aside = answer?;
     gids::release(volume)?;
-    match volume.folder {
-        None => finish_mount(&volume.disk, tell).map(drop),
-        Some(_) => finish_role(&volume.disk, &volume.role, tell).map(drop),
+    match (&volume.folder, aside) {
+        (Some(folder), Some(aside)) => tree::remove_counting(folder, OsStr::new(&aside), tell)
+            .because(Cause::VolumeUnsafe, || format!("{} is not wholly deleted", volume.path().display())),
+        _ => finish_mount(&volume.disk, leases, tell).map(drop),
     }
 }
 
-/// Deletes what destructions on a disk have begun and not finished, and tells of what.
-///
-/// # Errors
-/// [`Cause::VolumeUnsafe`].
-pub fn finish(disk: &Rc<Disk>, tell: &mut dyn FnMut(u64)) -> Result<Vec<String>> {
+/// Takes its name from a volume. Under a first name it is looked at once more, and nobody deletes what has that.
+fn move_aside(volume: &Found, folder: &OwnedFd) -> Result<String> {
+    let path = volume.path();
+    let doing = || format!("{} cannot be moved aside", path.display());
+    let number = format!("{}.{:x}", std::process::id(), volume.stat.id.ino);
+    let (moving, destroyed) = (format!("{RESERVED}{MOVING}{number}"), format!("{RESERVED}{DESTROYED}{number}"));
+    let rename = |from: &str, to: &str| {
+        sys::rename_new(folder, OsStr::new(from), folder, OsStr::new(to)).because(Cause::VolumeUnsafe, doing)
+    };
+    rename(volume.id.as_str(), &moving)?;
+    let moved = sys::stat_at(folder, &moving).because(Cause::VolumeUnsafe, doing)?;
+    if moved.id != volume.stat.id {
+        rename(&moving, volume.id.as_str())?;
+        return Err(Error::new(Cause::VolumeUnsafe, format!("{} was replaced a moment ago", path.display()))
+            .remedy("look at it, and try again; nothing was deleted"));
+    }
+    rename(&moving, &destroyed)?;
+    sys::open_dir(folder, Path::new("."), Resolve::BeneathNoLinks)
+        .and_then(sys::fsync)
+        .because(Cause::VolumeUnsafe, doing)?;
+    meta::forget(None, &volume.disk, &volume.role, &volume.id)?;
+    Ok(destroyed)
+}
+
+/// Deletes what destructions on a disk have begun and not finished, whatever fails on the way.
+pub fn finish(disk: &Rc<Disk>, leases: &Leases, tell: &mut dyn FnMut(u64), report: &mut Report) {
+    let said = |done: Vec<String>| done.into_iter().map(|one| format!("finished the destruction of {one}")).collect();
     if disk.kind() == Kind::Mount {
-        return finish_mount(disk, tell);
+        return report.add(finish_mount(disk, leases, tell).map(said));
     }
-    let mut finished = Vec::new();
-    for role in disk.roles()? {
-        finished.extend(finish_role(disk, &role, tell)?);
+    match disk.roles() {
+        Err(fault) => report.faults.push(fault),
+        Ok(roles) => roles.iter().for_each(|role| finish_role(disk, role, tell, report)),
     }
-    Ok(finished)
 }
 
-fn finish_role(disk: &Disk, role: &Role, tell: &mut dyn FnMut(u64)) -> Result<Vec<String>> {
-    let mut finished = Vec::new();
-    let Some(folder) = disk.open_role(role, Missing::Tell)? else { return Ok(finished) };
-    let doing = || format!("role {role}: a destroyed volume is not wholly deleted");
-    for name in names(&folder)? {
-        if name.to_string_lossy().starts_with(&format!("{RESERVED}{DESTROYED}")) {
-            tree::remove_counting(&folder, &name, tell).because(Cause::VolumeUnsafe, doing)?;
-            finished.push(format!("{} of role {role} on disk {}", name.to_string_lossy(), disk.name()));
+fn finish_role(disk: &Disk, role: &Role, tell: &mut dyn FnMut(u64), report: &mut Report) {
+    let doing = |name: &str| format!("{name} of role {role} on disk {}", disk.name());
+    let folder = match disk.open_role(role, Missing::Tell) {
+        Ok(Some(folder)) => folder,
+        Ok(None) => return,
+        Err(fault) => return report.faults.push(fault),
+    };
+    let names = match names(&folder) {
+        Ok(names) => names,
+        Err(fault) => return report.faults.push(fault),
+    };
+    for name in names.iter().filter_map(|name| name.to_str()) {
+        if name.starts_with(&format!("{RESERVED}{DESTROYED}")) {
+            report.add(
+                tree::remove_counting(&folder, OsStr::new(name), tell)
+                    .because(Cause::VolumeUnsafe, || doing(name))
+                    .map(|()| vec![format!("finished the destruction of {}", doing(name))]),
+            );
+        } else if name.starts_with(&format!("{RESERVED}{MOVING}")) {
+            // Whether it is the volume that was to be destroyed nobody has seen.
+            report.faults.push(
+                Error::new(
+                    Cause::VolumeUnsafe,
+                    format!("{} was being moved aside when its destruction was killed", doing(name)),
+                )
+                .remedy("look at it: give it its name again, or delete it by hand"),
+            );
         }
     }
-    Ok(finished)
 }
 
 /// Empties a MOUNT disk whose volume is being destroyed. Its root stays, and so does an empty `lost+found`, which
-/// fsck(8) needs.
-fn finish_mount(disk: &Disk, tell: &mut dyn FnMut(u64)) -> Result<Vec<String>> {
-    let Some(Meta { destroying: true, role: Some(role), id: Some(id), .. }) = meta::read_mount(disk)? else {
-        return Ok(Vec::new());
-    };
+/// fsck(8) needs. All under a lock: by the time that a slow deletion went on, the disk could be another volume.
+fn finish_mount(disk: &Disk, leases: &Leases, tell: &mut dyn FnMut(u64)) -> Result<Vec<String>> {
     let doing = || format!("{} is not wholly emptied", disk.path().display());
-    let root = sys::open_dir(disk.fd(), Path::new("."), Resolve::BeneathNoLinks).because(Cause::VolumeUnsafe, doing)?;
-    for name in names(disk.fd())? {
-        let kept = if name == "lost+found" {
-            sys::open_dir(&root, Path::new(&name), Resolve::BeneathNoLinksNoMounts).ok()
-        } else {
-            None
-        };
-        match kept {
-            Some(kept) => tree::empty_counting(&kept, tell),
-            None => tree::remove_counting(&root, &name, tell),
-        }
-        .because(Cause::VolumeUnsafe, doing)?;
+    if !meta::read_mount(disk)?.is_some_and(|meta| meta.destroying) {
+        return Ok(Vec::new());
     }
-    meta::forget(Some(&root), disk, &role, &id)?;
-    Ok(vec![format!("volume {id} of role {role} on disk {}", disk.name())])
+    let root = sys::open_dir(disk.fd(), Path::new("."), Resolve::BeneathNoLinks).because(Cause::VolumeUnsafe, doing)?;
+    let locked = leases.lock(sys::stat(&root).because(Cause::VolumeUnsafe, doing)?.id)?;
+    let answer = (|| {
+        let Some(Meta { destroying: true, role: Some(role), id: Some(id), .. }) = meta::read_mount(disk)? else {
+            return Ok(Vec::new());
+        };
+        for name in names(disk.fd())? {
+            let kept = if name == "lost+found" {
+                sys::open_dir(&root, Path::new(&name), Resolve::BeneathNoLinksNoMounts).ok()
+            } else {
+                None
+            };
+            match kept {
+                Some(kept) => tree::empty_counting(&kept, tell),
+                None => tree::remove_counting(&root, &name, tell),
+            }
+            .because(Cause::VolumeUnsafe, doing)?;
+        }
+        meta::forget(Some(&root), disk, &role, &id)?;
+        Ok(vec![format!("volume {id} of role {role} on disk {}", disk.name())])
+    })();
+    locked.tidy()?;
+    answer
 }

@@ -145,6 +145,32 @@ impl<'c> Disks<'c> {
         self.get(ROOT, missing)
     }
 
+    /// Refuses PATH disks that show no sign of volumes: what is missing may be there once they are mounted.
+    ///
+    /// # Errors
+    /// [`Cause::DiskUnavailable`], and as [`Disks::get`].
+    pub fn refuse_empty(&self, choice: &DiskChoice) -> Result<()> {
+        for name in self.names(choice) {
+            let what = self.config.disk(name)?;
+            if what.kind != Kind::Path {
+                continue;
+            }
+            let has_volumes = match self.get(name, Missing::Tell)? {
+                None => false,
+                Some(disk) => trusted::open_dir_below(disk.fd(), disk.path(), &["volumes"], Missing::Tell)?.is_some(),
+            };
+            if !has_volumes {
+                let shown = what.root.join("volumes");
+                return Err(Error::new(
+                    Cause::DiskUnavailable,
+                    format!("a missing volume is not made while {} of disk {name} does not exist", shown.display()),
+                )
+                .remedy(format!("mount the disk; if it is new: mkdir -m 700 {}", shown.display())));
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses to change anything while a Mesos agent runs on `work_dir`.
     ///
     /// # Errors

@@ -46,13 +46,22 @@ impl Reserved {
 /// # Errors
 /// [`Cause::Ownership`] where none is free; [`Cause::ConfigUnsafe`].
 pub fn reserve(volume: &Found, range: &GidRange) -> Result<u32> {
-    if range.contains(volume.stat.gid) {
-        return Ok(volume.stat.gid);
-    }
-    let doing = || "groups of volumes cannot be read".to_owned();
     let directory = open(&volume.disk, Missing::Make(0o700))?
         .ok_or_else(|| Error::new(Cause::Ownership, "groups of volumes cannot be kept"))?;
     let wanted = Reserved::of(volume);
+    if range.contains(volume.stat.gid) {
+        // It was given before, by this or by a Mesos agent; to this volume, that is.
+        let gid = volume.stat.gid;
+        return match read(&directory, gid)? {
+            Some(reserved) if reserved != wanted => Err(Error::new(
+                Cause::Ownership,
+                format!("its group {gid} is that of volume {} of role {}", reserved.id, reserved.role),
+            )
+            .remedy("chgrp one of the two volumes to root, and start again: it gets a group of its own")),
+            Some(_) => Ok(gid),
+            None => keep(&directory, &wanted, std::iter::once(gid)).map(|_| gid),
+        };
+    }
     let mut taken = Vec::new();
     for name in super::names(&directory)? {
         let Some(gid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
@@ -69,22 +78,32 @@ pub fn reserve(volume: &Found, range: &GidRange) -> Result<u32> {
         }
         taken.push(gid);
     }
-    let text = serde_json::to_string(&wanted).map_err(|error| Error::new(Cause::Ownership, error.to_string()))?;
+    keep(&directory, &wanted, range.iter().filter(|gid| !taken.contains(gid)))?.ok_or_else(|| {
+        Error::new(Cause::Ownership, format!("no group of volume_gid_range {range} is free"))
+            .remedy("make the range larger, or destroy volumes that nobody needs")
+    })
+}
+
+/// Reserves the first of these groups that nobody has; `None` where all are taken.
+fn keep(directory: &OwnedFd, wanted: &Reserved, mut gids: impl Iterator<Item = u32>) -> Result<Option<u32>> {
+    let doing = || "groups of volumes cannot be kept".to_owned();
+    let text = serde_json::to_string(wanted).map_err(|error| Error::new(Cause::Ownership, error.to_string()))?;
     let temporary = format!("{RESERVED}{}", std::process::id());
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC;
-    let fd = sys::open_file_at(&directory, &temporary, flags, 0o600).because(Cause::Ownership, doing)?;
+    let fd = sys::open_file_at(directory, &temporary, flags, 0o600).because(Cause::Ownership, doing)?;
     std::io::Write::write_all(&mut std::fs::File::from(fd), text.as_bytes()).because(Cause::Ownership, doing)?;
-    for gid in range.iter().filter(|gid| !taken.contains(gid)) {
+    let found = gids.find_map(|gid| {
         let name = gid.to_string();
-        match sys::rename_new(&directory, OsStr::new(&temporary), &directory, OsStr::new(&name)) {
+        match sys::rename_new(directory, OsStr::new(&temporary), directory, OsStr::new(&name)) {
             // Another hook was first.
-            Err(error) if error.errno == Errno::EEXIST => {}
-            answer => return answer.because(Cause::Ownership, doing).map(|()| gid),
+            Err(error) if error.errno == Errno::EEXIST => None,
+            answer => Some(answer.because(Cause::Ownership, doing).map(|()| gid)),
         }
+    });
+    if found.is_none() {
+        let _ = sys::unlink_at(directory, OsStr::new(&temporary), false);
     }
-    let _ = sys::unlink_at(&directory, OsStr::new(&temporary), false);
-    Err(Error::new(Cause::Ownership, format!("no group of volume_gid_range {range} is free"))
-        .remedy("make the range larger, or destroy volumes that nobody needs"))
+    found.transpose()
 }
 
 /// Gives a volume and everything in it to a group, its directories with group write and setgid. The root comes last.
@@ -161,20 +180,28 @@ pub fn release(volume: &Found) -> Result<()> {
     Ok(())
 }
 
-/// Frees the groups of volumes that are gone, and tells of which (mesos.md G7).
+/// Frees the groups of volumes that are gone (mesos.md G7), unless they were reserved within so many seconds, and tells
+/// of which.
 ///
 /// # Errors
 /// [`Cause::Ownership`] and the causes of [`super::find`].
-pub fn release_gone(disks: &Disks<'_>) -> Result<Vec<String>> {
+pub fn release_gone(disks: &Disks<'_>, seconds: u64) -> Result<Vec<String>> {
     let mut freed = Vec::new();
     let Some(work_dir) = disks.work_dir(Missing::Tell)? else { return Ok(freed) };
     let Some(directory) = open(&work_dir, Missing::Tell)? else { return Ok(freed) };
     for name in super::names(&directory)? {
         let Some(gid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         let Some(reserved) = read(&directory, gid)? else { continue };
-        // A disk that is not there now may have it.
+        let modified = sys::open_file_at(&directory, &gid.to_string(), OFlag::O_RDONLY, 0).and_then(sys::modified);
+        let old = modified
+            .is_ok_and(|modified| u64::try_from(modified).unwrap_or(0).saturating_add(seconds) <= crate::clock::now());
+        // A disk that is not mounted now may have it: where it is, the role has its directory.
+        let has_role = || match disks.get(&reserved.disk, Missing::Tell) {
+            Ok(Some(disk)) => disk.open_role(&reserved.role, Missing::Tell).is_ok_and(|folder| folder.is_some()),
+            _ => false,
+        };
         let choice = DiskChoice::One(reserved.disk.clone());
-        if let Ok(None) = super::find(disks, &choice, &reserved.role, &reserved.id) {
+        if old && has_role() && matches!(super::find(disks, &choice, &reserved.role, &reserved.id), Ok(None)) {
             sys::unlink_at(&directory, &name, false)
                 .because(Cause::Ownership, || format!("group {gid} cannot be freed"))?;
             freed.push(format!("group {gid} of volume {} ({})", reserved.id, reserved.role));

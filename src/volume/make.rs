@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use super::{Disk, Meta, meta};
 use crate::config::disks::Kind;
 use crate::error::{Because, Cause, Error, Result};
+use crate::lease::Leases;
 use crate::request::names::{RESERVED, Role, VolumeId};
 use crate::sys::{self, Resolve};
 use crate::tree;
@@ -39,19 +40,25 @@ const MODE: u32 = 0o750;
 /// [`Cause::VolumeExists`], [`Cause::ConfigUnsafe`], [`Cause::VolumeUnavailable`].
 pub fn create(disk: &Rc<Disk>, role: &Role, id: &VolumeId, new: New) -> Result<()> {
     if disk.kind() == Kind::Mount {
-        return register(disk, role, id, new);
+        let doing = || format!("{} cannot be made a volume", disk.path().display());
+        let leases = Leases::open()?;
+        let locked = leases.lock(sys::stat(disk.fd()).because(Cause::VolumeUnavailable, doing)?.id)?;
+        let answer = register(disk, role, id, new);
+        locked.tidy()?;
+        return answer;
     }
     // Two that make volumes of one process id lie in two pid namespaces, and are told apart by the clock.
     let temporary = format!("{RESERVED}new.{}.{:x}", std::process::id(), crate::clock::now());
     discard(disk, role, &temporary)?;
-    // What an earlier volume of this name left behind is not this one's.
-    meta::forget(None, disk, role, id)?;
+    let meta = new.meta.clone();
     let unnamed = make(disk, role, id, temporary, new)?;
     unnamed.publish().inspect_err(|_| {
         if let Err(left) = discard(disk, role, &unnamed.temporary) {
             log::error!("{left}");
         }
-    })
+    })?;
+    // Where it cannot lie with the volume it has the volume's name, which is this one's only now.
+    meta.map_or(Ok(()), |meta| meta::write_beside(&unnamed.fd, disk, role, id, &meta))
 }
 
 /// Makes a volume that has not got its id yet. Nobody can find it until it is published.
@@ -76,7 +83,7 @@ pub fn make(disk: &Disk, role: &Role, id: &VolumeId, temporary: String, new: New
     };
     let fd = make().because(Cause::VolumeUnavailable, doing)?;
     if let Some(meta) = &new.meta {
-        meta::write(&fd, disk, role, id, meta)?;
+        meta::write_attribute(&fd, disk, role, id, meta)?;
     }
     Ok(Unnamed { directory, temporary, id: id.clone(), fd })
 }

@@ -61,6 +61,30 @@ impl Meta {
     }
 }
 
+/// Metadata that lies in a file, and which directory it is about: there may be another by now under that name, and on
+/// a disk that has another's mount point.
+#[derive(Debug, Serialize, Deserialize)]
+struct Beside {
+    file: Identity,
+    #[serde(flatten)]
+    meta: Meta,
+}
+
+/// A directory, told apart from others across reboots, which change device numbers.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    filesystem: u64,
+    inode: u64,
+    born: i64,
+}
+
+impl Identity {
+    fn of(fd: &OwnedFd) -> sys::Result<Identity> {
+        let stat = sys::stat(fd)?;
+        Ok(Identity { filesystem: sys::filesystem(fd)?.id, inode: stat.id.ino, born: stat.born })
+    }
+}
+
 /// Where the metadata of a volume lies that cannot have the attribute: directories below `work_dir`, and a name.
 struct Place {
     directories: Vec<String>,
@@ -107,31 +131,39 @@ pub fn read_mount(disk: &Disk) -> Result<Option<Meta>> {
 
 fn read_at(fd: &OwnedFd, disk: &Disk, role: &Role, id: &VolumeId) -> Result<Option<Meta>> {
     let doing = || format!("the metadata of {} cannot be read", disk.path_of(role, id).display());
-    let text = match attribute(fd) {
-        Ok(found) => found,
-        Err(error) if error.errno == Errno::EOPNOTSUPP => {
-            let place = place(disk, role, id);
-            match open_directory(disk, &place, Missing::Tell)? {
-                None => None,
-                Some(directory) => match sys::open_file_at(&directory, &place.name, OFlag::O_RDONLY, 0) {
-                    Err(error) if error.errno == Errno::ENOENT => None,
-                    answer => {
-                        let fd = answer.because(Cause::VolumeUnavailable, doing)?;
-                        Some(crate::read::at_most(fd.into(), 64 << 10).because(Cause::VolumeUnavailable, doing)?)
-                    }
-                },
+    let garbled = |error: serde_json::Error| Error::new(Cause::VolumeUnavailable, format!("{}: {error}", doing()));
+    let meta = match attribute(fd) {
+        Ok(None) => None,
+        Ok(Some(text)) => Some(serde_json::from_slice::<Meta>(&text).map_err(garbled)?),
+        Err(error) if error.errno == Errno::EOPNOTSUPP => match read_beside(&place(disk, role, id), disk)? {
+            None => None,
+            Some(text) => {
+                let beside: Beside = serde_json::from_slice(&text).map_err(garbled)?;
+                let mine = Identity::of(fd).because(Cause::VolumeUnavailable, doing)? == beside.file;
+                mine.then_some(beside.meta)
             }
-        }
+        },
         Err(error) => return Err(error).because(Cause::VolumeUnavailable, doing),
     };
-    let Some(text) = text else { return Ok(None) };
-    let meta: Meta = serde_json::from_slice(&text)
-        .map_err(|error| Error::new(Cause::VolumeUnavailable, format!("{}: {error}", doing())))?;
-    if meta.version > VERSION {
+    if let Some(meta) = &meta
+        && meta.version > VERSION
+    {
         return Err(Error::new(Cause::VolumeUnavailable, format!("{}: it is of version {}", doing(), meta.version))
             .remedy("use the fs-isolator that wrote it; nothing was changed"));
     }
-    Ok(Some(meta))
+    Ok(meta)
+}
+
+fn read_beside(place: &Place, disk: &Disk) -> Result<Option<Vec<u8>>> {
+    let Some(directory) = open_directory(disk, place, Missing::Tell)? else { return Ok(None) };
+    let doing = || format!("metadata of a volume on disk {} cannot be read", disk.name());
+    match sys::open_file_at(&directory, &place.name, OFlag::O_RDONLY, 0) {
+        Err(error) if error.errno == Errno::ENOENT => Ok(None),
+        answer => {
+            let fd = answer.because(Cause::VolumeUnavailable, doing)?;
+            crate::read::at_most(fd.into(), 64 << 10).because(Cause::VolumeUnavailable, doing).map(Some)
+        }
+    }
 }
 
 /// Without CAP_SYS_ADMIN on the host there are no `trusted.` attributes: none can be read, and none set.
@@ -151,15 +183,39 @@ fn has_attributes() -> bool {
 /// # Errors
 /// [`Cause::VolumeUnavailable`].
 pub fn write(fd: &OwnedFd, disk: &Disk, role: &Role, id: &VolumeId, meta: &Meta) -> Result<()> {
+    write_attribute(fd, disk, role, id, meta)?;
+    write_beside(fd, disk, role, id, meta)
+}
+
+/// Writes the metadata into the volume's attribute, where it can have one.
+///
+/// # Errors
+/// [`Cause::VolumeUnavailable`].
+pub fn write_attribute(fd: &OwnedFd, disk: &Disk, role: &Role, id: &VolumeId, meta: &Meta) -> Result<()> {
     let doing = || format!("the metadata of {} cannot be written", disk.path_of(role, id).display());
+    if !has_attributes() {
+        return Ok(());
+    }
     let text = serde_json::to_vec(meta)
         .map_err(|error| Error::new(Cause::VolumeUnavailable, format!("{}: {error}", doing())))?;
-    if has_attributes() {
-        match sys::set_xattr(fd, ATTRIBUTE, &text) {
-            Err(error) if error.errno == Errno::EOPNOTSUPP => {}
-            answer => return answer.and_then(|()| sys::fsync(fd)).because(Cause::VolumeUnavailable, doing),
-        }
+    match sys::set_xattr(fd, ATTRIBUTE, &text) {
+        Err(error) if error.errno == Errno::EOPNOTSUPP => Ok(()),
+        answer => answer.and_then(|()| sys::fsync(fd)).because(Cause::VolumeUnavailable, doing),
     }
+}
+
+/// Writes the metadata beside the volume, where it cannot have the attribute.
+///
+/// # Errors
+/// [`Cause::VolumeUnavailable`].
+pub fn write_beside(fd: &OwnedFd, disk: &Disk, role: &Role, id: &VolumeId, meta: &Meta) -> Result<()> {
+    let doing = || format!("the metadata of {} cannot be written", disk.path_of(role, id).display());
+    if !matches!(attribute(fd), Err(error) if error.errno == Errno::EOPNOTSUPP) {
+        return Ok(());
+    }
+    let file = Identity::of(fd).because(Cause::VolumeUnavailable, doing)?;
+    let text = serde_json::to_vec(&Beside { file, meta: meta.clone() })
+        .map_err(|error| Error::new(Cause::VolumeUnavailable, format!("{}: {error}", doing())))?;
     let place = place(disk, role, id);
     let directory = open_directory(disk, &place, Missing::Make(0o700))?
         .ok_or_else(|| Error::new(Cause::VolumeUnavailable, doing()))?;
