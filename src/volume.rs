@@ -228,20 +228,13 @@ fn names(folder: &OwnedFd) -> Result<Vec<std::ffi::OsString>> {
 /// The beginning of the name under which a destroyed volume waits for its deletion.
 const DESTROYED: &str = "destroyed.";
 
-/// The beginning of the name under which it is looked at once more before.
-const MOVING: &str = "moving.";
-
 /// Names in a role's directory of what is being made, or was when its maker was killed.
 ///
 /// # Errors
 /// [`Cause::VolumeUnavailable`].
 pub fn remainders(folder: &OwnedFd) -> Result<Vec<String>> {
     let names = names(folder)?.into_iter().filter_map(|name| name.into_string().ok());
-    Ok(names
-        .filter(|name| {
-            name.strip_prefix(RESERVED).is_some_and(|rest| !rest.starts_with(DESTROYED) && !rest.starts_with(MOVING))
-        })
-        .collect())
+    Ok(names.filter(|name| name.strip_prefix(RESERVED).is_some_and(|rest| !rest.starts_with(DESTROYED))).collect())
 }
 
 /// Opens a directory inside a volume, which must exist; no component may be a link.

@@ -199,6 +199,49 @@ fn a_size_is_shown_and_not_enforced() {
     });
 }
 
+// An empty disk may be one that is not mounted, on which the volume is.
+#[test]
+fn a_missing_volume_is_not_made_while_it_may_be_on_a_disk_that_is_not_there() {
+    on(Host::Private, || {
+        let (lab, fast, nvme) = lab(json!({}));
+        umount(&nvme).unwrap();
+        let disks = json!([{ "name": "fast", "type": "PATH", "path": { "root": "disks/fast" } }]);
+        lab.configure(json!({ "isolation": "filesystem/linux", "create_missing_volumes": true, "disks": disks }));
+        for volumes in ["db:d", "db:d:disk=fast"] {
+            let line = refused(&lab, volumes, 49);
+            assert!(line.contains("mkdir -m 700") && line.contains("disks/fast/volumes"), "{line}");
+        }
+        assert!(!lab.volume_path("default", "db").exists() && names(&fast).is_empty());
+        fs::create_dir(fast.join("volumes")).unwrap();
+        ask(&lab, "db:d:disk=fast", "true").ok();
+        assert!(fast.join("volumes/roles/default/db").exists());
+        lab.assert_clean();
+    });
+}
+
+// What was decided beside a volume is about that volume, not about what has its place now.
+#[test]
+fn another_filesystem_at_a_disks_root_is_another_disk() {
+    on(Host::Private, || {
+        let (lab, _, nvme) = lab(json!({}));
+        umount(&nvme).unwrap();
+        let ramfs = || nix::mount::mount(Some("ramfs"), &nvme, Some("ramfs"), MsFlags::empty(), None::<&str>).unwrap();
+        ramfs();
+        lab.cli(&["volume", "create", "--disk", "nvme", "db"]).ok();
+        let file = lab.work().join("meta/fs-isolator/volumes/nvme/.mount");
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, text.replace("\"destroying\":false", "\"destroying\":true")).unwrap();
+        umount(&nvme).unwrap();
+        ramfs();
+        fs::write(nvme.join("precious"), "x").unwrap();
+        lab.cli(&["gc"]).ok();
+        assert!(nvme.join("precious").exists());
+        refused(&lab, "db:d:disk=nvme", 41);
+        umount(&nvme).unwrap();
+        lab.assert_clean();
+    });
+}
+
 trait ModeBits {
     fn mode_bits(&self) -> u32;
 }

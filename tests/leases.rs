@@ -391,3 +391,68 @@ fn a_container_that_locks_the_volume_stops_nobody() {
         assert!(start.elapsed() < Duration::from_secs(10));
     });
 }
+
+// A toolbox that has the host's files and pids of its own sees no holder, and must not take that for an end.
+#[test]
+fn who_cannot_see_the_holder_does_not_take_it_for_dead() {
+    each(|runtime| {
+        let (lab, volume) = lab();
+        fs::write(volume.join("precious"), "x").unwrap();
+        let mut holder = asking(&lab, runtime, "holder", "db:data");
+        holder.start("sleep 1000");
+        let config = lab.config();
+        for verb in [&["volume", "destroy", "--yes", "db"][..], &["reconcile"], &["gc"]] {
+            let inside = ["--pid", "--fork", "--mount-proc", CLI, "--config", config.to_str().unwrap()];
+            run("unshare", &[&inside[..], verb].concat());
+            holder.exec("cat /mnt/mesos/sandbox/data/precious").ok();
+        }
+        refused(&lab, &mut asking(&lab, runtime, "next", "db:/d"), "holder");
+        holder.delete();
+        lab.assert_clean();
+    });
+}
+
+// Out of descriptors a hook knows less, and must not take that for knowledge.
+#[test]
+fn without_descriptors_nobody_looks_dead() {
+    on(Host::Private, || {
+        let (lab, _) = lab();
+        let mut holder = asking(&lab, Runtime::Runc, "holder", "db:/d");
+        holder.create().ok();
+        let whole = fs::read(lease()).unwrap();
+        for most in 4..40 {
+            let mut next = asking(&lab, Runtime::Runc, "next", "db:/d");
+            next.hooks(&lab.config(), &[("prestart", "/bin/sh"), ("poststop", POSTSTOP)]);
+            let script = format!("ulimit -n {most}; exec {PRESTART} --config {}", lab.config().display());
+            next.spec["hooks"]["prestart"][0]["args"] = json!(["sh", "-c", script]);
+            assert_ne!(next.create().code, 0, "{most}");
+            assert_eq!(fs::read(lease()).unwrap(), whole, "{most}");
+        }
+        holder.delete();
+        lab.cli(&["reconcile"]).ok();
+        let _ = fs::remove_dir_all(lab.runtime_dir().join("log"));
+        lab.assert_clean();
+    });
+}
+
+// One id and bundle under two configurations: the second would end the first's lease by its name.
+#[test]
+fn one_bundle_under_two_configurations_is_refused() {
+    on(Host::Private, || {
+        let (lab, _) = lab();
+        let mut first = asking(&lab, Runtime::Runc, "same", "db:/d:shared");
+        first.create().ok();
+        let config = lab.dir.join("other.json");
+        let text = json!({ "isolation": "filesystem/linux", "work_dir": lab.work(), "runtime_dir": lab.dir.join("run2"),
+                           "managers": { "local": [lab.dir.join("bundles")] } });
+        fs::write(&config, text.to_string()).unwrap();
+        let mut second = asking(&lab, Runtime::Runc, "same", "db:/d:shared");
+        second.root = lab.dir.join("runtimes/elsewhere");
+        second.hooks(&config, &[("prestart", PRESTART), ("poststop", POSTSTOP)]);
+        let ran = second.create();
+        assert!(ran.code != 0 && ran.err.contains("exit status 61,"), "{ran:?}");
+        assert_eq!(names(&Path::new("/run/fs-isolator/leases").join(&leases()[0])).len(), 1);
+        first.delete();
+        lab.assert_clean();
+    });
+}

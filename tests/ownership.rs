@@ -182,6 +182,8 @@ fn a_setuid_file_in_a_volume_is_nobodys_to_run() {
     });
 }
 
+// Root of the container owns the root of the volume, and could open it to the host's users: what keeps them out must lie
+// above it.
 #[test]
 fn where_others_could_reach_it_a_volume_is_not_idmapped() {
     each(|runtime| {
@@ -192,17 +194,25 @@ fn where_others_could_reach_it_a_volume_is_not_idmapped() {
         );
         let volume = lab.volume("db");
         let mut container = mapped(&lab, runtime, "c", "db:/d");
-        container.run_shell("touch /d/f").ok();
-        // It would become the user's, and the host's user of that number could enter.
-        container.user(1000, 1000);
-        let log = exit(&container.run_shell("true"), &lab, 45);
-        assert!(log.contains("other users of the host can reach") && log.contains("chmod 0700"), "{log}");
-        assert_eq!(owner(&volume), (0, 0));
-        fs::set_permissions(&volume, PermissionsExt::from_mode(0o755)).unwrap();
-        container.user(0, 0);
-        exit(&container.run_shell("true"), &lab, 45);
+        let script = "cat /bin/busybox > /d/su && chmod 4755 /d/su && chmod 755 /d";
+        for mode in [0o750, 0o700, 0o755] {
+            fs::set_permissions(&volume, PermissionsExt::from_mode(mode)).unwrap();
+            for user in [0, 1000] {
+                container.user(user, user);
+                let log = exit(&container.run_shell(script), &lab, 45);
+                assert!(log.contains("keeps other users from") && log.contains("chmod 0700"), "{log}");
+            }
+        }
+        assert!(names(&volume).is_empty() && owner(&volume) == (0, 0));
         fs::set_permissions(volume.parent().unwrap(), PermissionsExt::from_mode(0o700)).unwrap();
-        container.run_shell("touch /d/g").ok();
+        container.user(0, 0).run_shell(script).ok();
+        assert!(run_as("65534", &volume.join("su")).err.contains("Permission denied"));
+        // Where setuid means nothing anybody may come.
+        fs::set_permissions(volume.parent().unwrap(), PermissionsExt::from_mode(0o711)).unwrap();
+        lab.volume("other");
+        tmpfs(&lab.volume_path("default", "other"), MsFlags::MS_NOSUID);
+        container.ask("other:/d").run_shell(script).ok();
+        nix::mount::umount(&lab.volume_path("default", "other")).unwrap();
         lab.assert_clean();
     });
 }
@@ -377,6 +387,29 @@ fn a_killed_walk_is_finished() {
         container.run_shell("touch /d/d39/new").ok();
         assert_eq!(owner(&volume).1, 30000);
         assert!((0..40).all(|number| owner(&volume.join(format!("d{number}/f"))).1 == 30000));
+        lab.assert_clean();
+    });
+}
+
+// A range that has a volume's group already does not make it that volume's: two never have one.
+#[test]
+fn two_volumes_never_have_one_group() {
+    on(Host::Private, || {
+        let lab = with_groups();
+        let ask = |volume: &str, gid: u32| {
+            let mut container = lab.container(Runtime::Runc, "c");
+            container.ask(&format!("{volume}:/d")).user(1000, 1000);
+            container.spec["process"]["user"]["additionalGids"] = json!([gid]);
+            container.run_shell("true")
+        };
+        for id in ["one", "two"] {
+            chown(lab.volume(id), None, Some(30001)).unwrap();
+        }
+        ask("one", 30001).ok();
+        let log = exit(&ask("two", 30001), &lab, 45);
+        assert!(log.contains("is that of volume one of role default"), "{log}");
+        chown(lab.volume_path("default", "two"), None, Some(0)).unwrap();
+        ask("two", 30000).ok();
         lab.assert_clean();
     });
 }

@@ -465,3 +465,36 @@ fn a_container_without_a_mount_namespace_is_served() {
         lab.assert_clean();
     });
 }
+
+// The link is made before the volume has its id, and must lead to where it will be.
+#[test]
+fn a_missing_volume_is_made_and_linked_by_its_name() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/posix");
+        lab.configure(json!({ "isolation": "filesystem/posix", "create_missing_volumes": true }));
+        let sandbox = sandbox(&lab, 1000, "s");
+        let mut first = container(&lab, runtime, "first", 1000, &sandbox);
+        let ran = first.ask("new:data").run_shell("readlink data && echo 1 > data/n").ok();
+        assert_eq!(Path::new(ran.out.trim()), lab.volume_path("default", "new"));
+        assert!(lab.volume_path("default", "new").join("n").exists());
+        lab.assert_clean();
+    });
+}
+
+// What lies inside a volume is its user's, and the way through it is none of the administrator's.
+#[test]
+fn a_subpath_below_the_users_own_directory_is_linked() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/posix");
+        let volume = lab.volume("db");
+        chown(&volume, Some(1000), Some(1000)).unwrap();
+        chmod(&volume, 0o700);
+        fs::create_dir(volume.join("sub")).unwrap();
+        chown(volume.join("sub"), Some(1000), Some(1000)).unwrap();
+        let sandbox = sandbox(&lab, 1000, "s");
+        let mut first = container(&lab, runtime, "first", 1000, &sandbox);
+        first.ask("db:data:subpath=sub").run_shell("touch data/f").ok();
+        assert!(volume.join("sub/f").exists());
+        lab.assert_clean();
+    });
+}

@@ -5,6 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -222,7 +223,6 @@ fn a_killed_gc_is_finished_by_the_next() {
         fill(&volume);
         let kept = manifest(&volume);
         let sandboxes = lab.work().join("sandboxes/local");
-        let remainder = volume.parent().unwrap().join(".fs-isolator.destroyed.1.2");
         let sandbox = sandboxes.join("old.0123456789ab");
         let kills = at_every(
             &lab,
@@ -234,8 +234,11 @@ fn a_killed_gc_is_finished_by_the_next() {
                 // What a posix container had, and what a careless hand mounted elsewhere.
                 let _ = std::os::unix::fs::symlink(&volume, sandbox.join("link"));
                 age(&sandbox, "2 hours ago");
-                fs::create_dir_all(&remainder).unwrap();
-                fill(&remainder);
+                // The remainder of a destruction has the inode of what was destroyed in its name.
+                let dead = lab.volume("dead");
+                fill(&dead);
+                let inode = fs::metadata(&dead).unwrap().ino();
+                fs::rename(&dead, dead.with_file_name(format!(".fs-isolator.destroyed.1.{inode:x}"))).unwrap();
             },
             |what| {
                 // Deleting touches what it deletes from: a sandbox that is half deleted is old all the same.
@@ -243,7 +246,8 @@ fn a_killed_gc_is_finished_by_the_next() {
                     age(&sandbox, "2 hours ago");
                 }
                 lab.cli(&["gc"]).ok();
-                assert!(!sandbox.exists() && !remainder.exists(), "{what}");
+                assert!(!sandbox.exists(), "{what}");
+                assert_eq!(names(volume.parent().unwrap()), ["db"], "{what}");
                 assert_eq!(manifest(&volume), kept, "{what}");
                 lab.assert_clean();
             },
@@ -262,16 +266,19 @@ fn mesos_7366_8830_9352_gc_never_deletes_through_a_mount() {
         let volume = lab.volume("db");
         fill(&volume);
         let kept = manifest(&volume);
-        let sandbox = ran_once_named(&lab, "c d");
+        let sandbox = ran_once_named(&lab, "c d.0123456789ab");
         bind(&volume, &sandbox.join("a b/data"));
         age(&sandbox, "2 hours ago");
         let ran = lab.cli(&["gc"]);
         assert_eq!(ran.code, 62, "{ran:?}");
-        assert!(manifest(&volume) == kept && sandbox.exists());
-        umount(&sandbox.join("a b/data")).unwrap();
-        age(&sandbox, "2 hours ago");
+        assert_eq!(manifest(&volume), kept);
+        // It waits under another name, so that no container comes back to half of it.
+        let folder = sandbox.parent().unwrap();
+        let left = names(folder);
+        assert!(left.len() == 1 && left[0].starts_with(".fs-isolator.gone."), "{left:?}");
+        umount(&folder.join(&left[0]).join("a b/data")).unwrap();
         lab.cli(&["gc"]).ok();
-        assert!(manifest(&volume) == kept && !sandbox.exists());
+        assert!(manifest(&volume) == kept && names(folder).is_empty());
         lab.assert_clean();
     });
 }
@@ -298,10 +305,10 @@ fn reconcile_undoes_what_is_dead_and_nothing_else() {
         wait_for("a write", || volume.join("f").exists());
         dead.kill();
         dead.delete();
-        assert!(dead.rootfs().join("a/b").exists() && leases().len() == 2);
+        assert!(dead.rootfs().join("a/b").exists() && leases().len() == 4);
         let report = lab.cli(&["reconcile"]).ok();
         assert!(report.out.contains("undid what was left of container record dead."), "{report:?}");
-        assert!(!dead.rootfs().join("a").exists() && leases().len() == 1 && lab.sandboxes("local").len() == 1);
+        assert!(!dead.rootfs().join("a").exists() && leases().len() == 2 && lab.sandboxes("local").len() == 1);
         assert_eq!(fs::read_to_string(volume.join("f")).unwrap(), "x\n");
         assert_eq!(lab.cli(&["reconcile"]).ok().out, "");
         live.exec("touch /e/g").ok();
@@ -396,5 +403,63 @@ fn after_a_reboot_leases_are_free_sandboxes_collected_and_volumes_whole() {
             umount(kernel).unwrap();
             lab.assert_clean();
         }
+    });
+}
+
+// Another configuration's container has its sandbox below the same work_dir.
+#[test]
+fn gc_leaves_what_another_configurations_container_has_and_what_no_hook_made() {
+    each(|runtime| {
+        let lab = Lab::with(json!({ "isolation": "filesystem/linux", "sandbox_retention": "0" }));
+        let other = lab.dir.join("other.json");
+        let text = json!({ "isolation": "filesystem/linux", "work_dir": lab.work(), "runtime_dir": lab.dir.join("run2"),
+                           "managers": { "local": [lab.dir.join("bundles")] } });
+        fs::write(&other, text.to_string()).unwrap();
+        let mut container = lab.container(runtime, "c");
+        container.annotate("io.fs-isolator.sandbox", "true");
+        container.hooks(&other, &[("prestart", PRESTART), ("poststop", POSTSTOP)]).start("sleep 1000");
+        let by_hand = lab.work().join("sandboxes/local/web");
+        fs::create_dir_all(&by_hand).unwrap();
+        lab.cli(&["gc"]).ok();
+        container.exec("touch /mnt/mesos/sandbox/f").ok();
+        assert!(by_hand.exists());
+        container.delete();
+        assert_eq!(lab.sandboxes("local").len(), 2);
+        lab.cli(&["gc"]).ok();
+        assert_eq!(lab.sandboxes("local"), ["web"]);
+        lab.assert_clean();
+    });
+}
+
+// One container's files cannot keep gc from the others', nor its sandbox from ever being old.
+#[test]
+fn nobody_can_stop_gc() {
+    on(Host::Private, || {
+        let lab = Lab::with(json!({ "isolation": "filesystem/linux", "sandbox_retention": "1h" }));
+        let sandboxes = lab.work().join("sandboxes/local");
+        let (a, b, c) =
+            (sandboxes.join("a.0123456789ab"), sandboxes.join("b.0123456789ab"), sandboxes.join("c.0123456789ab"));
+        for sandbox in [&a, &b, &c] {
+            fill(sandbox);
+        }
+        tmpfs(&a.join("mounted"), MsFlags::empty());
+        for sandbox in [&a, &b, &c] {
+            age(sandbox, "2 hours ago");
+        }
+        let ran = lab.cli(&["gc"]);
+        assert_eq!(ran.code, 62, "{ran:?}");
+        assert!(!b.exists() && !c.exists());
+        let left = names(&sandboxes);
+        assert_eq!(left.len(), 1, "{left:?}");
+        umount(&sandboxes.join(&left[0]).join("mounted")).unwrap();
+        lab.cli(&["gc"]).ok();
+        assert!(names(&sandboxes).is_empty());
+        // A time in the future is none.
+        fill(&a);
+        age(&a, "2100-01-01");
+        lab.configure(json!({ "isolation": "filesystem/linux", "sandbox_retention": "0" }));
+        lab.cli(&["gc"]).ok();
+        assert!(names(&sandboxes).is_empty());
+        lab.assert_clean();
     });
 }

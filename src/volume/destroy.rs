@@ -9,7 +9,9 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 
-use super::{DESTROYED, Disk, Found, MOVING, Meta, gids, meta, names};
+use nix::errno::Errno;
+
+use super::{DESTROYED, Disk, Found, Meta, gids, meta, names};
 use crate::config::disks::Kind;
 use crate::error::{Because, Cause, Error, Result};
 use crate::lease::Leases;
@@ -81,23 +83,21 @@ pub fn destroy(volume: &Found, leases: &Leases, tell: &mut dyn FnMut(u64)) -> Re
     }
 }
 
-/// Takes its name from a volume. Under a first name it is looked at once more, and nobody deletes what has that.
+/// Takes its name from a volume. The new one says which inode is to be deleted, and nothing else is under that name.
 fn move_aside(volume: &Found, folder: &OwnedFd) -> Result<String> {
     let path = volume.path();
     let doing = || format!("{} cannot be moved aside", path.display());
-    let number = format!("{}.{:x}", std::process::id(), volume.stat.id.ino);
-    let (moving, destroyed) = (format!("{RESERVED}{MOVING}{number}"), format!("{RESERVED}{DESTROYED}{number}"));
+    let destroyed = format!("{RESERVED}{DESTROYED}{}.{:x}", std::process::id(), volume.stat.id.ino);
     let rename = |from: &str, to: &str| {
         sys::rename_new(folder, OsStr::new(from), folder, OsStr::new(to)).because(Cause::VolumeUnsafe, doing)
     };
-    rename(volume.id.as_str(), &moving)?;
-    let moved = sys::stat_at(folder, &moving).because(Cause::VolumeUnsafe, doing)?;
+    rename(volume.id.as_str(), &destroyed)?;
+    let moved = sys::stat_at(folder, &destroyed).because(Cause::VolumeUnsafe, doing)?;
     if moved.id != volume.stat.id {
-        rename(&moving, volume.id.as_str())?;
+        rename(&destroyed, volume.id.as_str())?;
         return Err(Error::new(Cause::VolumeUnsafe, format!("{} was replaced a moment ago", path.display()))
             .remedy("look at it, and try again; nothing was deleted"));
     }
-    rename(&moving, &destroyed)?;
     sys::open_dir(folder, Path::new("."), Resolve::BeneathNoLinks)
         .and_then(sys::fsync)
         .because(Cause::VolumeUnsafe, doing)?;
@@ -129,22 +129,23 @@ fn finish_role(disk: &Disk, role: &Role, tell: &mut dyn FnMut(u64), report: &mut
         Err(fault) => return report.faults.push(fault),
     };
     for name in names.iter().filter_map(|name| name.to_str()) {
-        if name.starts_with(&format!("{RESERVED}{DESTROYED}")) {
-            report.add(
-                tree::remove_counting(&folder, OsStr::new(name), tell)
-                    .because(Cause::VolumeUnsafe, || doing(name))
-                    .map(|()| vec![format!("finished the destruction of {}", doing(name))]),
-            );
-        } else if name.starts_with(&format!("{RESERVED}{MOVING}")) {
-            // Whether it is the volume that was to be destroyed nobody has seen.
-            report.faults.push(
-                Error::new(
-                    Cause::VolumeUnsafe,
-                    format!("{} was being moved aside when its destruction was killed", doing(name)),
-                )
-                .remedy("look at it: give it its name again, or delete it by hand"),
-            );
-        }
+        let Some(number) = name.strip_prefix(RESERVED).and_then(|rest| rest.strip_prefix(DESTROYED)) else { continue };
+        let wanted = number.rsplit_once('.').and_then(|(_, inode)| u64::from_str_radix(inode, 16).ok());
+        let is_it = match sys::stat_at(&folder, name) {
+            Err(error) if error.errno == Errno::ENOENT => continue,
+            answer => answer.map(|stat| Some(stat.id.ino) == wanted),
+        };
+        report.add(match is_it.because(Cause::VolumeUnsafe, || doing(name)) {
+            Ok(true) => tree::remove_counting(&folder, OsStr::new(name), tell)
+                .because(Cause::VolumeUnsafe, || doing(name))
+                .map(|()| vec![format!("finished the destruction of {}", doing(name))]),
+            // Something took the volume's place in the very moment in which it was moved, and then the kill came.
+            Ok(false) => {
+                Err(Error::new(Cause::VolumeUnsafe, format!("{} is not what was to be destroyed", doing(name)))
+                    .remedy("look at it: give it its name again, or delete it by hand"))
+            }
+            Err(fault) => Err(fault),
+        });
     }
 }
 
