@@ -87,9 +87,9 @@ mod tests {
     #[test]
     fn what_is_out_of_sight_may_be_populated() {
         assert!(is_populated(Path::new("/nonexistent/cgroup")));
-        let mounted = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].map(Path::new).into_iter();
+        let mut mounted = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].map(Path::new).into_iter();
         let is_cgroup = |path: &&Path| fs::File::open(path).is_ok_and(|fd| sys::filesystem(fd).unwrap().is_cgroup());
-        if let Some(hierarchy) = mounted.filter(is_cgroup).next() {
+        if let Some(hierarchy) = mounted.find(is_cgroup) {
             assert!(!is_populated(&hierarchy.join("removed/long ago")), "{}", hierarchy.display());
         }
     }
