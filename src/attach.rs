@@ -172,7 +172,8 @@ impl Drop for Inside<'_> {
     }
 }
 
-fn come_back(home: &OwnedFd) {
+/// Enters this process's own mount namespace again, or ends the process.
+pub fn come_back(home: &OwnedFd) {
     if let Err(error) = sys::enter_mount_namespace(home) {
         // Nothing this process does from here on would be on the host. It must not go on.
         eprintln!("fs-isolator: the host's mount namespace cannot be entered again: {error}");

@@ -184,6 +184,8 @@ pub struct Config {
     /// Seconds for which a sandbox is kept after its container is gone.
     #[serde(rename = "sandbox_retention_seconds")]
     pub sandbox_retention: u64,
+    /// Not only volumes follow the host, but plain binds of the bundle too (`propagation` is `all`).
+    pub follow_binds: bool,
     /// Allow read-only volumes in containers that could remount them.
     pub allow_remountable_ro: bool,
 }
@@ -241,6 +243,7 @@ impl Config {
             disks: Vec::new(),
             volume_gid_range: None,
             sandbox_retention: 168 * 3600,
+            follow_binds: false,
             allow_remountable_ro: false,
         }
     }
@@ -509,16 +512,13 @@ impl File {
                 ))
             })?;
         }
-        match self.propagation.as_deref() {
-            None | Some("volumes") => {}
-            Some("all") => {
-                return Err(Error::new(
-                    Cause::NotSupported,
-                    "propagation is \"all\", which this version does not have",
-                ));
+        config.follow_binds = match self.propagation.as_deref() {
+            None | Some("volumes") => false,
+            Some("all") => true,
+            Some(other) => {
+                return Err(invalid(format!("propagation is {other:?}, and \"volumes\" and \"all\" are possible")));
             }
-            Some(other) => return Err(invalid(format!("propagation is {other:?}, and \"volumes\" is possible"))),
-        }
+        };
         config.allow_remountable_ro = self.allow_remountable_ro.unwrap_or(false);
         Ok(config)
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::disks::{self, Kind};
 use crate::config::{Config, Isolator, Ownership, one_isolator};
+use crate::container::bundle::BundleMount;
 use crate::container::{BundleConfig, Identity, Manager};
 use crate::error::{Cause, Error, Result};
 use crate::request::container_path::ContainerPath;
@@ -40,6 +41,10 @@ pub struct Plan {
     pub attachments: Vec<Attachment>,
     /// Whether everything below the container's root that the runtime left shared becomes slave.
     pub enslave_root: bool,
+    /// Whether poststart gives slave back where the runtime takes it away; not where the bundle asks for private.
+    pub mend: bool,
+    /// Binds of the bundle's own that should follow the host as well: source and destination.
+    pub follow: Vec<(String, String)>,
     /// Make volumes that do not exist.
     pub create_missing_volumes: bool,
     /// Who owns the root of a volume for which nothing else was decided.
@@ -252,11 +257,24 @@ pub fn make(facts: Facts<'_>, request: &Request, config: &Config) -> Result<Plan
         sandbox,
         attachments,
         enslave_root: isolator != Isolator::Posix && !bundle.asks_for_shared(),
+        mend: !bundle.asks_for_private(),
+        follow: if config.follow_binds && isolator != Isolator::Posix { followed(bundle) } else { Vec::new() },
         create_missing_volumes: config.create_missing_volumes,
         ownership: config.ownership,
         own_pid_namespace: bundle.own_pid_namespace,
         sandbox_retention: config.sandbox_retention,
     })
+}
+
+/// Binds of the bundle that are plain rw and name no propagation. (A host mount that came later below a read-only bind
+/// would be writable.)
+fn followed(bundle: &BundleConfig) -> Vec<(String, String)> {
+    if bundle.asks_for_private() {
+        return Vec::new();
+    }
+    let plain = |mount: &&BundleMount| mount.bind && mount.plain;
+    let both = |mount: &BundleMount| Some((mount.source.clone()?, mount.destination.as_ref()?.to_string()));
+    bundle.mounts.iter().filter(plain).filter_map(both).filter(|(source, _)| source.starts_with('/')).collect()
 }
 
 /// Checks what does not depend on any volume, and tells the isolator.

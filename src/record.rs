@@ -127,6 +127,9 @@ pub enum Line {
     Done {
         /// What the container must have now.
         attachments: Vec<Attached>,
+        /// Binds of the bundle's own that should follow the host too: source and destination.
+        #[serde(default)]
+        binds: Vec<(String, String)>,
     },
 }
 
@@ -152,6 +155,12 @@ pub struct Attached {
     pub slave: bool,
     /// The volume named that, so it must.
     pub slave_named: bool,
+    /// poststart gives slave back where the runtime took it away.
+    #[serde(default)]
+    pub mend: bool,
+    /// Where it lies on the host.
+    #[serde(default)]
+    pub source: String,
     /// The persistent volume behind it.
     pub volume: Option<VolumeRecord>,
 }
@@ -286,9 +295,19 @@ impl Record {
     #[must_use]
     pub fn attachments(&self) -> Option<&[Attached]> {
         self.lines.iter().rev().find_map(|line| match line {
-            Line::Done { attachments } => Some(attachments.as_slice()),
+            Line::Done { attachments, .. } => Some(attachments.as_slice()),
             _ => None,
         })
+    }
+
+    /// Binds of the bundle's own that should follow the host, if its prestart came to its end.
+    #[must_use]
+    pub fn binds(&self) -> &[(String, String)] {
+        let done = self.lines.iter().rev().find_map(|line| match line {
+            Line::Done { binds, .. } => Some(binds.as_slice()),
+            _ => None,
+        });
+        done.unwrap_or_default()
     }
 
     /// Whether undoing it deletes a sandbox that a container has used.

@@ -331,7 +331,7 @@ fn configurations() -> Vec<Row> {
         row("unknown ownership", bad_config("ownership", json!("mine")), 20, "", &["auto, mesos, idmap and never"]),
         row("unknown log_level", bad_config("log_level", json!("loud")), 20, "", &["off, error, warn"]),
         row("unknown sandbox_retention", bad_config("sandbox_retention", json!("soon")), 20, "", &["168h"]),
-        row("unknown propagation", bad_config("propagation", json!("some")), 20, "", &["\"volumes\" is possible"]),
+        row("unknown propagation", bad_config("propagation", json!("some")), 20, "", &["\"volumes\" and \"all\" are possible"]),
         row("both filesystem isolators", bad_config("isolation", json!("filesystem/posix,filesystem/linux")), 22, "", &["more than one", "name exactly one"]),
         row("an isolator twice", bad_config("isolation", json!("filesystem/linux,filesystem/linux")), 22, "", &["twice"]),
         row("unknown isolator", bad_config("isolation", json!("filesystem/windows")), 22, "", &["filesystem/windows"]),
@@ -343,7 +343,6 @@ fn configurations() -> Vec<Row> {
         row("disk of no type", bad_config("disks", json!([{ "name": "x", "type": "RAW" }])), 20, "", &["PATH and MOUNT"]),
         row("disk called root", bad_config("disks", json!([{ "name": "root", "type": "PATH", "path": { "root": "/x" } }])), 20, "", &["work_dir"]),
         row("volume_gid_range", bad_config("volume_gid_range", json!("10-20")), 20, "", &["[FIRST-LAST,...]"]),
-        row("propagation all", bad_config("propagation", json!("all")), 24, "", &["all"]),
     ];
     for key in ["default_container_info", "secrets"] {
         rows.push(row(

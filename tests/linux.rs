@@ -228,8 +228,8 @@ fn follows_and_leaks(lab: &Lab, container: &mut Container, volume: &Path) -> (bo
     (follows, leaks)
 }
 
-// On crun's default the runtime makes everything private after the hooks; runc does not. Mesos's recipe (setns,
-// rslave, bind) loses slave on runc from 1.1.15 where the volume lies on the rootfs's own mount, as here.
+// On crun's default the runtime makes everything private after the hooks, and poststart mends it; runc does not. Mesos's
+// recipe (setns, rslave, bind) loses slave on runc from 1.1.15 where the volume lies on the rootfs's own mount, as here.
 #[test]
 fn later_host_mounts_appear_and_container_mounts_do_not() {
     on_both(|host| {
@@ -237,7 +237,8 @@ fn later_host_mounts_appear_and_container_mounts_do_not() {
             (Runtime::Runc, None, true),
             (Runtime::Runc, Some("rslave"), true),
             (Runtime::Runc, Some("private"), true),
-            (Runtime::Crun, None, false),
+            (Runtime::Crun, None, true),
+            (Runtime::Crun, Some("rprivate"), false),
             (Runtime::Crun, Some("rslave"), true),
             (Runtime::Crun, Some("slave"), true),
             (Runtime::Crun, Some("private"), true),
@@ -283,33 +284,147 @@ fn slave_by_name_is_kept_or_refused() {
     on(Host::Shared, || {
         let lab = Lab::new("filesystem/linux");
         lab.volume("db");
-        let mut container = lab.container(Runtime::Runc, "c");
-        container.ask("db:/d:slave").run_shell("true").ok();
-        // crun takes it away, and poststart ends the container.
-        let mut container = lab.container(Runtime::Crun, "d");
-        container.ask("db:/d:slave").shell("sleep 1000");
-        container.create().ok();
-        let pid = container.pid();
-        run("crun", &["--root", lab.dir.join("runtimes/crun").to_str().unwrap(), "start", "d"]);
-        wait_for("the container to be ended", || !is_alive(pid));
-        assert!(lab.log("d").contains("[exit 58]"), "{}", lab.log("d"));
-        container.delete();
+        // crun takes it away, and poststart gives it back, also where the bundle asks for private.
+        for (runtime, propagation) in [(Runtime::Runc, None), (Runtime::Crun, None), (Runtime::Crun, Some("rprivate"))]
+        {
+            let mut container = lab.container(runtime, "c");
+            container.spec["linux"]["rootfsPropagation"] = json!(propagation);
+            if propagation.is_none() {
+                container.spec["linux"].as_object_mut().unwrap().remove("rootfsPropagation");
+            }
+            container.ask("db:/d:slave").start("sleep 1000");
+            assert!(container.exec("grep ' /d ' /proc/self/mountinfo").ok().out.contains("master:"), "{runtime:?}");
+            container.delete();
+        }
         lab.assert_clean();
     });
 }
 
-// Without a name it is only logged.
+// A kernel before 5.15 cannot give slave back: a volume that named it ends its container, another is logged.
 #[test]
-fn slave_that_crun_takes_away_is_logged() {
+fn slave_that_cannot_be_given_back_is_told() {
     on(Host::Shared, || {
         let lab = Lab::new("filesystem/linux");
         lab.volume("db");
-        let mut container = lab.container(Runtime::Crun, "c");
-        container.ask("db:/d").start("sleep 1000");
-        wait_for("the log", || lab.log("c").contains("does not follow the host"));
-        assert!(container.is_running());
-        container.delete();
+        for (volumes, runs) in [("db:/d", true), ("db:/d:slave", false)] {
+            let mut container = lab.container(Runtime::Crun, "c");
+            container.hooks(
+                &lab.config(),
+                &[("prestart", PRESTART), ("poststart", "/usr/bin/strace"), ("poststop", POSTSTOP)],
+            );
+            // The only move_mount of poststart, when nothing is to be brought in.
+            container.spec["hooks"]["poststart"][0]["args"] = json!([
+                "strace",
+                "-o",
+                "/dev/null",
+                "-e",
+                "inject=move_mount:error=EINVAL",
+                POSTSTART,
+                "--config",
+                lab.config()
+            ]);
+            container.ask(volumes).shell("sleep 1000").create().ok();
+            let pid = container.pid();
+            run("crun", &["--root", container.root.to_str().unwrap(), "start", "c"]);
+            if runs {
+                wait_for("the log", || lab.log("c").contains("does not follow the host"));
+                assert!(lab.log("c").contains("rootfsPropagation") && container.is_running());
+            } else {
+                wait_for("the container to be ended", || !is_alive(pid));
+                assert!(lab.log("c").contains("[exit 58]"), "{}", lab.log("c"));
+            }
+            container.delete();
+            let _ = fs::remove_dir_all(lab.runtime_dir().join("log"));
+        }
         lab.assert_clean();
+    });
+}
+
+// What was mounted on the host when the container started, between its hooks, and later: all of it is there.
+#[test]
+fn host_mounts_of_every_moment_are_there() {
+    each(|runtime| {
+        for (attributes, names) in
+            [("slave", ["before", "between", "later"]), ("slave:ro:nosuid", ["before", "between", "later"])]
+        {
+            let lab = Lab::new("filesystem/linux");
+            let volume = lab.volume("db");
+            for name in names {
+                fs::create_dir_all(volume.join(name).join("x")).unwrap();
+            }
+            let mount = |name: &str| {
+                tmpfs(&volume.join(name), MsFlags::empty());
+                fs::write(volume.join(name).join("marker"), "").unwrap();
+            };
+            mount("before");
+            tmpfs(&volume.join("before/deep"), MsFlags::empty());
+            let mut container = lab.container(runtime, "c");
+            container.ask(&format!("db:/d:{attributes}")).shell("sleep 1000").create().ok();
+            mount("between");
+            tmpfs(&volume.join("between/deep"), MsFlags::empty());
+            container.go();
+            mount("later");
+            tmpfs(&volume.join("before/deep/later"), MsFlags::empty());
+            let script = "ls /d/before/marker /d/between/marker /d/later/marker; grep -cE ' /d(/| )' /proc/self/mountinfo; \
+                          grep -E ' /d(/| )' /proc/self/mountinfo | grep -vc master:; touch /d/before/t 2>&1; touch /d/between/t 2>&1";
+            let ran = container.exec(script);
+            let expected = ["/d/before/marker", "/d/between/marker", "/d/later/marker", "7", "0"];
+            assert_eq!(ran.lines()[..5], expected, "{runtime:?} {attributes}: {ran:?}\n{}", lab.log("c"));
+            // What arrives by itself has none of the volume's attributes; what poststart brings in has.
+            let read_only = match (attributes.contains("ro"), runtime) {
+                (false, _) => 0,
+                (true, Runtime::Runc) => 1,
+                (true, Runtime::Crun) => 2,
+            };
+            assert_eq!(ran.out.matches("Read-only").count(), read_only, "{ran:?}");
+            // What the host unmounts goes as well.
+            nix::mount::umount(&volume.join("between/deep")).unwrap();
+            assert_eq!(container.exec("grep -cE ' /d(/| )' /proc/self/mountinfo").ok().out.trim(), "6");
+            container.delete();
+            for point in ["before/deep/later", "before/deep", "before", "between", "later"] {
+                nix::mount::umount(&volume.join(point)).unwrap();
+            }
+            let _ = fs::remove_dir_all(lab.runtime_dir().join("log"));
+            lab.assert_clean();
+        }
+    });
+}
+
+// The bundle's own binds follow only where the administrator says so, and only plain ones.
+#[test]
+fn propagation_all_is_for_plain_binds_too() {
+    each(|runtime| {
+        for all in [false, true] {
+            let lab = Lab::new("filesystem/linux");
+            lab.configure(
+                json!({ "isolation": "filesystem/linux", "propagation": if all { "all" } else { "volumes" } }),
+            );
+            lab.volume("db");
+            let mut container = lab.container(runtime, "c");
+            for (name, options) in
+                [("plain", &["rbind"][..]), ("ro", &["rbind", "ro"]), ("private", &["rbind", "rprivate"])]
+            {
+                let source = lab.dir.join(name);
+                fs::create_dir_all(source.join("later")).unwrap();
+                container.bind(&source, &format!("/{name}"), options);
+            }
+            container.ask("db:/d").start("sleep 1000");
+            for name in ["plain", "ro", "private"] {
+                tmpfs(&lab.dir.join(name).join("later"), MsFlags::empty());
+                fs::write(lab.dir.join(name).join("later/marker"), "").unwrap();
+            }
+            let seen = |name: &str| container.exec(&format!("ls /{name}/later")).out.contains("marker");
+            if runtime == Runtime::Crun {
+                assert_eq!(["plain", "ro", "private"].map(seen), [all, false, false]);
+            } else {
+                assert!(seen("plain") && !seen("private"));
+            }
+            container.delete();
+            for name in ["plain", "ro", "private"] {
+                nix::mount::umount(&lab.dir.join(name).join("later")).unwrap();
+            }
+            lab.assert_clean();
+        }
     });
 }
 

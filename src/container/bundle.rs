@@ -57,6 +57,8 @@ pub struct BundleMount {
     pub bind: bool,
     /// It asks for shared propagation.
     pub shared: bool,
+    /// It has no option that restricts it, and names no propagation.
+    pub plain: bool,
 }
 
 #[derive(Deserialize)]
@@ -157,6 +159,12 @@ impl BundleConfig {
         })
     }
 
+    /// Whether the bundle asks for mounts that do not follow the host.
+    #[must_use]
+    pub fn asks_for_private(&self) -> bool {
+        matches!(self.rootfs_propagation.as_deref(), Some("private" | "rprivate"))
+    }
+
     /// Whether the bundle itself asks for a shared mount somewhere in the container.
     #[must_use]
     pub fn asks_for_shared(&self) -> bool {
@@ -185,6 +193,7 @@ impl From<Mount> for BundleMount {
             source: mount.source,
             bind: mount.kind.as_deref() == Some("bind") || has(["bind", "rbind"]),
             shared: has(["shared", "rshared"]),
+            plain: options.iter().all(|option| ["bind", "rbind", "rw"].contains(&option.as_str())),
         }
     }
 }

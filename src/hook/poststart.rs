@@ -1,8 +1,10 @@
 //! poststart: compares what the container really has with what it asked for, and ends it where that differs.
 //!
-//! The runtime goes on changing mounts after prestart; crun makes everything private then. Mending that is not
-//! part of this version: it is logged, and ends the container only where the volume named `slave`.
+//! The runtime goes on changing mounts after prestart; crun makes everything private then, which is mended in place
+//! ([`mend`]). What cannot be mended is logged, and ends the container where the volume named `slave`.
 #![forbid(unsafe_code)]
+
+mod mend;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -17,7 +19,8 @@ use crate::intake::{self, Bundle};
 use crate::mountinfo::{self, Mount};
 use crate::record::{Attached, Record};
 use crate::runtime_dir::{Open, RuntimeDir};
-use crate::sys::{self, Named, Resolve};
+use crate::sys::{self, MountAttributes, Named, Resolve};
+use mend::{Namespaces, Wanted};
 
 /// Runs the hook.
 ///
@@ -37,8 +40,11 @@ pub fn run(state: &State, config: &Config, name: &str) -> Result<()> {
         Some(pidfd) if state.pid == Some(header.life.init.pid) => pidfd,
         _ => return without_prestart(state, config),
     };
-    let pid = header.life.init.pid;
-    let answer = check_all(pid, attachments);
+    let answer = Container::open(header.life.init.pid).and_then(|container| {
+        container.check_all(attachments)?;
+        container.follow_binds(record.as_ref().map_or(&[][..], Record::binds));
+        Ok(())
+    });
     match answer {
         Ok(()) => Ok(()),
         Err(error) if has_ended(&pidfd) => {
@@ -91,63 +97,116 @@ fn end(pidfd: &OwnedFd) {
     }
 }
 
-fn check_all(pid: i32, attachments: &[Attached]) -> Result<()> {
-    let doing = || format!("the root directory of process {pid} cannot be opened");
-    // The container's own root, through our own /proc: magic links are what is wanted here.
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let root = nix::fcntl::open(format!("/proc/{pid}/root").as_str(), flags, Mode::empty())
-        .named("open", "")
-        .because(Cause::NotAsAsked, doing)?;
-    let table = std::fs::read(format!("/proc/{pid}/mountinfo")).because(Cause::NotAsAsked, doing)?;
-    let mounts = mountinfo::parse(&table);
-    for attachment in attachments {
-        check(&root, &mounts, attachment).map_err(|error| error.volume(&attachment.label))?;
-    }
-    Ok(())
+/// A container that runs, seen from the host.
+struct Container {
+    /// Its root directory.
+    root: OwnedFd,
+    /// Its mounts.
+    mounts: Vec<Mount>,
+    /// Its mount namespace.
+    namespace: OwnedFd,
+    /// This process's own.
+    home: OwnedFd,
 }
 
-fn check(root: &OwnedFd, mounts: &[Mount], wanted: &Attached) -> Result<()> {
-    let differs = |what: &str| Err(Error::new(Cause::NotAsAsked, format!("{} {what}", wanted.target)));
-    let path = Path::new(wanted.target.trim_start_matches('/'));
-    let found = match sys::open_place(root, path, Resolve::InRoot) {
-        Ok(found) => found,
-        Err(error) => return differs(&format!("cannot be opened in the container: {error}")),
-    };
-    let stat = sys::stat(&found).because(Cause::NotAsAsked, || wanted.target.clone())?;
-    if stat.id != wanted.id {
-        return differs("is not the volume: its mount is missing, or covered");
+impl Container {
+    fn open(pid: i32) -> Result<Container> {
+        let doing = || format!("the root directory of process {pid} cannot be opened");
+        // The container's own root, through our own /proc: magic links are what is wanted here.
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root = nix::fcntl::open(format!("/proc/{pid}/root").as_str(), flags, Mode::empty())
+            .named("open", "")
+            .because(Cause::NotAsAsked, doing)?;
+        let namespace = std::fs::File::open(format!("/proc/{pid}/ns/mnt")).because(Cause::NotAsAsked, doing)?;
+        let table = std::fs::read(format!("/proc/{pid}/mountinfo")).because(Cause::NotAsAsked, doing)?;
+        let home = crate::init::own_mount_namespace()?;
+        Ok(Container { root, mounts: mountinfo::parse(&table), namespace: namespace.into(), home })
     }
-    let has = sys::filesystem(&found).because(Cause::NotAsAsked, || wanted.target.clone())?.attributes;
-    if wanted.link {
-        return if has.read_only { differs("is read-only in the container") } else { Ok(()) };
+
+    fn check_all(&self, attachments: &[Attached]) -> Result<()> {
+        for attachment in attachments {
+            self.check(attachment).map_err(|error| error.volume(&attachment.label))?;
+        }
+        Ok(())
     }
-    for (asked, has, what) in [
-        (wanted.attributes.read_only, has.read_only, "is writable, and read-only was asked for"),
-        (wanted.attributes.nosuid, has.nosuid, "lacks nosuid"),
-        (wanted.attributes.nodev, has.nodev, "lacks nodev"),
-        (wanted.attributes.noexec, has.noexec, "lacks noexec"),
-    ] {
-        if asked && !has {
-            return differs(what);
+
+    fn check(&self, wanted: &Attached) -> Result<()> {
+        let differs = |what: &str| Err(Error::new(Cause::NotAsAsked, format!("{} {what}", wanted.target)));
+        let path = Path::new(wanted.target.trim_start_matches('/'));
+        let found = match sys::open_place(&self.root, path, Resolve::InRoot) {
+            Ok(found) => found,
+            Err(error) => return differs(&format!("cannot be opened in the container: {error}")),
+        };
+        let stat = sys::stat(&found).because(Cause::NotAsAsked, || wanted.target.clone())?;
+        if stat.id != wanted.id {
+            return differs("is not the volume: its mount is missing, or covered");
+        }
+        let has = sys::filesystem(&found).because(Cause::NotAsAsked, || wanted.target.clone())?.attributes;
+        if wanted.link {
+            return if has.read_only { differs("is read-only in the container") } else { Ok(()) };
+        }
+        for (asked, has, what) in [
+            (wanted.attributes.read_only, has.read_only, "is writable, and read-only was asked for"),
+            (wanted.attributes.nosuid, has.nosuid, "lacks nosuid"),
+            (wanted.attributes.nodev, has.nodev, "lacks nodev"),
+            (wanted.attributes.noexec, has.noexec, "lacks noexec"),
+        ] {
+            if asked && !has {
+                return differs(what);
+            }
+        }
+        let Some(mount) = self.mounts.iter().find(|mount| mount.id == stat.mount) else {
+            return differs("lies on a mount that the container does not have");
+        };
+        if let Some(group) = mount.shared
+            && is_host_group(group)?
+        {
+            return differs("is shared with the host, which would see the container's mounts");
+        }
+        if wanted.slave && wanted.mend && mount.master.is_none() {
+            return self.mend(wanted, &found);
+        }
+        Ok(())
+    }
+
+    /// Gives slave back. Without it a container goes on, unless its volume must have it.
+    fn mend(&self, wanted: &Attached, found: &OwnedFd) -> Result<()> {
+        let source = Path::new(&wanted.source);
+        let mount = Wanted { found, id: wanted.id, source, attributes: wanted.attributes };
+        match mend::mend(&mount, &self.namespaces()) {
+            Ok(()) => Ok(()),
+            Err(error) if wanted.slave_named => Err(Error::new(
+                Cause::NotAsAsked,
+                format!("{} does not follow the host: {}", wanted.target, error.what()),
+            )),
+            Err(error) => {
+                log::warn!("{}: {} does not follow the host: {error}", wanted.label, wanted.target);
+                Ok(())
+            }
         }
     }
-    let Some(mount) = mounts.iter().find(|mount| mount.id == stat.mount) else {
-        return differs("lies on a mount that the container does not have");
-    };
-    if let Some(group) = mount.shared
-        && is_host_group(group)?
-    {
-        return differs("is shared with the host, which would see the container's mounts");
-    }
-    if wanted.slave && mount.master.is_none() {
-        let what = "does not follow the host: the runtime made it private after the hooks (crun does unless \
-                    linux.rootfsPropagation is set)";
-        if wanted.slave_named {
-            return differs(what);
+
+    /// Lets binds of the bundle's own follow the host; the bundle did not ask for that, so that nothing ends for it.
+    fn follow_binds(&self, binds: &[(String, String)]) {
+        for (source, destination) in binds {
+            let path = Path::new(destination.trim_start_matches('/'));
+            let Ok(found) = sys::open_place(&self.root, path, Resolve::InRoot) else { continue };
+            let Ok(stat) = sys::stat(&found) else { continue };
+            let follows = self.mounts.iter().any(|mount| mount.id == stat.mount && mount.master.is_some());
+            if !stat.mount_root || follows {
+                continue;
+            }
+            let source = Path::new(source);
+            let mount = Wanted { found: &found, id: stat.id, source, attributes: MountAttributes::default() };
+            if let Err(error) = mend::mend(&mount, &self.namespaces()) {
+                log::info!("the bundle's bind at {destination} does not follow the host: {error}");
+            }
         }
-        log::warn!("{}: {} {what}", wanted.label, wanted.target);
     }
-    Ok(())
+
+    fn namespaces(&self) -> Namespaces<'_> {
+        Namespaces { theirs: &self.namespace, home: &self.home }
+    }
 }
 
 /// Whether a mount of the host has this peer group. A container's mount that is shared is rare, and only then the

@@ -126,5 +126,6 @@ fn execute(state: &State, job: &mut Job<'_>) -> Result<()> {
         root,
     })?;
     let attachments = isolator::attach(job)?;
-    job.record.add(Line::Done { attachments })
+    let binds = job.plan.follow.clone();
+    job.record.add(Line::Done { attachments, binds })
 }

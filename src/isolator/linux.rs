@@ -6,9 +6,8 @@ use super::sources::{self, Opened};
 use crate::attach::{Inside, Moved, Tree, attributes};
 use crate::error::{Because, Cause, Error, Result};
 use crate::mountpoint::MountPoints;
-use crate::plan::{Attachment, How};
+use crate::plan::Attachment;
 use crate::record::Attached;
-use crate::request::Propagation;
 use crate::sys::{self, MountAttributes, SetPropagation};
 
 /// Attaches everything.
@@ -45,16 +44,13 @@ pub fn refuse_host_namespace(job: &Job<'_>) -> Result<()> {
 pub fn mount_all(job: &mut Job<'_>, sources: Vec<Opened>, may_cover_mounts: bool) -> Result<Vec<Attached>> {
     let mut items: Vec<(&Attachment, Opened, Tree)> = Vec::with_capacity(sources.len());
     for (attachment, opened) in job.plan.attachments.iter().zip(sources) {
-        let propagation = match attachment.how {
-            How::Mount { propagation, .. } => propagation,
-            How::Link => Propagation::Private,
-        };
+        let propagation = opened.propagation(attachment.how);
         let idmap = job.live.user_namespace.as_ref().filter(|_| opened.is_idmapped()).map(|namespace| &namespace.fd);
         let tree = Tree::clone_of(&opened.fd, attributes(attachment.how), propagation, idmap);
         items.push((attachment, opened, tree.map_err(|error| error.volume(&attachment.label))?));
     }
     move_all(job, &items, may_cover_mounts)?;
-    Ok(items.iter().map(|(attachment, opened, _)| opened.attached(attachment)).collect())
+    Ok(items.iter().map(|(attachment, opened, _)| opened.attached(job.plan, attachment, job.proc_fds)).collect())
 }
 
 fn move_all(job: &mut Job<'_>, items: &[(&Attachment, Opened, Tree)], may_cover_mounts: bool) -> Result<()> {

@@ -59,7 +59,7 @@ pub fn attach(job: &mut Job<'_>) -> Result<Vec<Attached>> {
     for (attachment, opened, _) in &items {
         opened.finish().map_err(|error| error.volume(&attachment.label))?;
     }
-    Ok(items.iter().map(|(attachment, opened, _)| opened.attached(attachment)).collect())
+    Ok(items.iter().map(|(attachment, opened, _)| opened.attached(plan, attachment, job.proc_fds)).collect())
 }
 
 /// Every path must lead, in the container, to the very file it leads to on the host. An image does not have it; an

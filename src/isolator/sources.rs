@@ -10,7 +10,7 @@ use crate::config::Isolator;
 use crate::config::disks::{Kind, ROOT};
 use crate::error::{Because, Cause, Error, Result};
 use crate::lease::Leases;
-use crate::plan::{self, Attachment, DiskChoice, How, Origin};
+use crate::plan::{self, Attachment, DiskChoice, How, Origin, Plan};
 use crate::record::{Attached, Line, VolumeRecord};
 use crate::request::Propagation;
 use crate::request::container_path::ContainerPath;
@@ -227,6 +227,13 @@ impl Opened {
     /// Finds out whether later host mounts can reach it, where that is wanted.
     fn propagating_to(mut self, attachment: &Attachment) -> Result<Opened> {
         if let How::Mount { propagation: Propagation::Slave, named, .. } = attachment.how {
+            if self.is_idmapped() && !named {
+                log::info!(
+                    "{}: its ids are mapped, which host mounts that arrive later would not be: they will not appear",
+                    attachment.label
+                );
+                return Ok(self);
+            }
             self.propagates = propagates(&self.fd, named)?;
             if !self.propagates && named {
                 return Err(Error::new(
@@ -244,8 +251,16 @@ impl Opened {
         Ok(self)
     }
 
+    /// Whether later host mounts are to reach it.
+    pub fn propagation(&self, how: How) -> Propagation {
+        match how {
+            How::Mount { propagation, named, .. } if named || !self.is_idmapped() => propagation,
+            _ => Propagation::Private,
+        }
+    }
+
     /// What the record says of it.
-    pub fn attached(&self, attachment: &Attachment) -> Attached {
+    pub fn attached(&self, plan: &Plan, attachment: &Attachment, proc_fds: &OwnedFd) -> Attached {
         let (slave, slave_named) = match attachment.how {
             How::Mount { propagation, named, .. } => (propagation == Propagation::Slave && self.propagates, named),
             How::Link => (false, false),
@@ -258,6 +273,8 @@ impl Opened {
             attributes: crate::attach::attributes(attachment.how),
             slave,
             slave_named: slave && slave_named,
+            mend: slave && (plan.mend || slave_named),
+            source: self.host_path(proc_fds),
             volume: self.volume.as_ref().map(|volume| VolumeRecord {
                 role: volume.found.role.clone(),
                 id: volume.found.id.clone(),
@@ -265,6 +282,13 @@ impl Opened {
                 file: volume.found.stat.id,
             }),
         }
+    }
+
+    /// Where what is attached lies on the host.
+    fn host_path(&self, proc_fds: &OwnedFd) -> String {
+        // One that was made for this container had another name when it was opened.
+        let path = self.volume_path().or_else(|| sys::path_of(proc_fds, &self.fd).ok().map(PathBuf::from));
+        path.unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// The administrator's directory in which the volume lies. What is below is the user's to arrange.

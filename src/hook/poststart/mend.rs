@@ -1,0 +1,132 @@
+//! Giving slave back to mounts of a running container that the runtime made private after the hooks (crun does, unless
+//! `linux.rootfsPropagation` is set).
+//!
+//! In place, and without a moment in which the volume is not there: the mount takes over the peer group of a slave clone
+//! that is made anew in the host's namespace (`MOVE_MOUNT_SET_GROUP`). What was mounted on the host between prestart and
+//! now is brought in.
+#![forbid(unsafe_code)]
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use crate::error::{Because, Cause, Error, Result};
+use crate::mountinfo;
+use crate::sys::{self, FileId, MountAttributes, Resolve, SetPropagation};
+
+/// A mount of the container that should follow the host.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    /// Its root, in the container.
+    pub found: &'a OwnedFd,
+    /// What that is.
+    pub id: FileId,
+    /// Where that lies on the host.
+    pub source: &'a Path,
+    /// Attributes that it has, and that what is brought in gets too.
+    pub attributes: MountAttributes,
+}
+
+/// The container's mount namespace and this process's own.
+#[derive(Debug)]
+pub struct Namespaces<'a> {
+    /// The container's.
+    pub theirs: &'a OwnedFd,
+    /// The hook's.
+    pub home: &'a OwnedFd,
+}
+
+/// Makes a mount of the container, and those below it, follow the host again.
+///
+/// # Errors
+/// [`Cause::NoPropagation`] where that cannot be done.
+pub fn mend(wanted: &Wanted<'_>, namespaces: &Namespaces<'_>) -> Result<()> {
+    let doing = || format!("{} cannot be looked at on the host", wanted.source.display());
+    let source = sys::open_place(sys::cwd(), wanted.source, Resolve::NoLinks).because(Cause::NoPropagation, doing)?;
+    let replaced = || Err(Error::new(Cause::NoPropagation, format!("{} is another one now", wanted.source.display())));
+    if sys::stat(&source).because(Cause::NoPropagation, doing)?.id != wanted.id {
+        return replaced();
+    }
+    let donor = slave_clone(&source, MountAttributes::default())?;
+    take_over(&donor, wanted.found)?;
+    // From here on the host's mounts arrive by themselves: what is missing now was mounted before.
+    for below in mounted_below(wanted.source)? {
+        bring_in(&source, &donor, &below, wanted, namespaces)?;
+    }
+    Ok(())
+}
+
+/// A detached clone with everything below it, as slaves.
+fn slave_clone(source: &OwnedFd, attributes: MountAttributes) -> Result<OwnedFd> {
+    let doing = || "it cannot be cloned anew".to_owned();
+    let clone = sys::clone_tree(source).because(Cause::NoPropagation, doing)?;
+    sys::mount_setattr(&clone, attributes, SetPropagation::Slave, true).because(Cause::NoPropagation, doing)?;
+    Ok(clone)
+}
+
+fn take_over(donor: &OwnedFd, mount: &OwnedFd) -> Result<()> {
+    match sys::set_group(donor, mount) {
+        // It follows the host already.
+        Err(error) if error.errno == Errno::EINVAL && follows(mount) => Ok(()),
+        Err(error) if error.errno == Errno::EINVAL => Err(Error::new(
+            Cause::NoPropagation,
+            "the runtime made it private after the hooks, and this kernel cannot change that (Linux 5.15 can)",
+        )
+        .remedy("set linux.rootfsPropagation in the bundle (podman: give any volume bind-propagation=rslave)")),
+        answer => answer.because(Cause::NoPropagation, || "slave cannot be given back".to_owned()),
+    }
+}
+
+fn follows(mount: &OwnedFd) -> bool {
+    sys::propagation_of(mount).is_some_and(|propagation| propagation.slave)
+}
+
+/// Where something is mounted on the host below a directory, parents first, as paths below it.
+fn mounted_below(source: &Path) -> Result<Vec<PathBuf>> {
+    let table = std::fs::read("/proc/self/mountinfo")
+        .because(Cause::NoPropagation, || "the host's mount table cannot be read".to_owned())?;
+    let mut below: Vec<PathBuf> = mountinfo::parse(&table)
+        .iter()
+        .filter_map(|mount| mount.mount_point.strip_prefix(source).ok())
+        .filter(|rest| rest.components().next().is_some())
+        .map(Path::to_owned)
+        .collect();
+    below.sort_by_key(|path| path.components().count());
+    below.dedup();
+    Ok(below)
+}
+
+/// Lets one mount of the host appear in the container as it would have by itself.
+fn bring_in(
+    source: &OwnedFd,
+    donor: &OwnedFd,
+    below: &Path,
+    wanted: &Wanted<'_>,
+    namespaces: &Namespaces<'_>,
+) -> Result<()> {
+    let doing = || format!("{} below it cannot be brought in", below.display());
+    let open = |base: &OwnedFd| sys::open_place(base, below, Resolve::BeneathNoLinks);
+    // It may be gone again on the host, or be a file, which nothing is looked for below.
+    let Ok(on_host) = open(source) else { return Ok(()) };
+    let host = sys::stat(&on_host).because(Cause::NoPropagation, doing)?;
+    let Ok(in_container) = open(wanted.found) else {
+        log::warn!("{}: the container has something else there than the host", doing());
+        return Ok(());
+    };
+    let there = sys::stat(&in_container).because(Cause::NoPropagation, doing)?;
+    if there.mount_root && there.id == host.id {
+        let Ok(theirs) = open(donor) else { return Ok(()) };
+        return match sys::set_group(theirs, &in_container) {
+            // A private mount of the host does not propagate, and one that follows already need not be told.
+            Err(error) if error.errno == Errno::EINVAL => Ok(()),
+            answer => answer.because(Cause::NoPropagation, doing),
+        };
+    }
+    let clone = sys::clone_mount(&on_host).because(Cause::NoPropagation, doing)?;
+    sys::mount_setattr(&clone, wanted.attributes, SetPropagation::Slave, false).because(Cause::NoPropagation, doing)?;
+    sys::enter_mount_namespace(namespaces.theirs).because(Cause::NoPropagation, doing)?;
+    let moved = sys::move_mount(&clone, &in_container);
+    crate::attach::come_back(namespaces.home);
+    moved.because(Cause::NoPropagation, doing)
+}
