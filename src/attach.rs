@@ -119,6 +119,15 @@ impl HostRoot {
     }
 }
 
+/// How far a container is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Its root filesystem is mounted at root.path in its namespace, and it has not yet gone into it.
+    Starting,
+    /// Its root filesystem is its root.
+    Running,
+}
+
 /// This process inside the container's mount namespace; it comes back when this is dropped.
 ///
 /// Nothing may be logged in here: the log's path would mean the container's.
@@ -137,7 +146,13 @@ impl<'a> Inside<'a> {
     /// # Errors
     /// [`Cause::Pid`] where the root filesystem is not mounted there, so that it is another container's;
     /// [`Cause::AttachFailed`].
-    pub fn enter(live: &Live, home: &'a OwnedFd, host_root: &HostRoot, proc_fds: &OwnedFd) -> Result<Inside<'a>> {
+    pub fn enter(
+        live: &Live,
+        home: &'a OwnedFd,
+        host_root: &HostRoot,
+        phase: Phase,
+        proc_fds: &OwnedFd,
+    ) -> Result<Inside<'a>> {
         sys::enter_mount_namespace(&live.namespace)
             .because(Cause::AttachFailed, || "the container's mount namespace cannot be entered".to_owned())?;
         let open = || -> Result<(OwnedFd, PathBuf)> {
@@ -148,9 +163,15 @@ impl<'a> Inside<'a> {
                     live.init.pid
                 )
             };
-            let root = sys::open_place(sys::cwd(), &host_root.path, Resolve::NoMagic).because(Cause::Pid, not_there)?;
+            let path = match phase {
+                Phase::Starting => host_root.path.as_path(),
+                Phase::Running => Path::new("/"),
+            };
+            let root = sys::open_place(sys::cwd(), path, Resolve::NoMagic).because(Cause::Pid, not_there)?;
             let stat = sys::stat(&root).because(Cause::Pid, not_there)?;
-            if !stat.mount_root || stat.id != host_root.id {
+            // Of one that runs the runtime's own state has told which process it is; its overlay may be mounted nowhere else.
+            let is_it = phase == Phase::Running || stat.id == host_root.id;
+            if !stat.mount_root || !is_it {
                 return Err(Error::new(Cause::Pid, not_there()));
             }
             let path = sys::path_of(proc_fds, &root).because(Cause::Pid, not_there)?;
@@ -190,17 +211,18 @@ pub struct Moved<'t> {
     root: (u32, u32),
     trees: Vec<&'t Tree>,
     /// The sandbox, once it is there.
-    sandbox: Option<&'t Tree>,
+    sandbox: Option<&'t OwnedFd>,
 }
 
 /// Moving again and again onto a mount point that is removed again and again ends somewhere.
 const TRIES: usize = 16;
 
 impl<'t> Moved<'t> {
-    /// Nothing yet, for a container with this user and root, as the host knows them.
+    /// Nothing yet, for a container with this user and root, as the host knows them. One that runs may have its sandbox
+    /// already.
     #[must_use]
-    pub fn new(user: (u32, u32), root: (u32, u32)) -> Moved<'t> {
-        Moved { user, root, trees: Vec::new(), sandbox: None }
+    pub fn new(user: (u32, u32), root: (u32, u32), sandbox: Option<&'t OwnedFd>) -> Moved<'t> {
+        Moved { user, root, trees: Vec::new(), sandbox }
     }
 
     /// Moves one tree to its target. What lies in the sandbox is found below the sandbox's own descriptor.
@@ -219,7 +241,7 @@ impl<'t> Moved<'t> {
         let (base, path) = match (&attachment.in_sandbox, self.sandbox) {
             (Some(path), Some(sandbox)) => {
                 let resolve = Resolve::BeneathNoLinks;
-                (Base { fd: &sandbox.fd, within: Within::Sandbox, path: None, resolve, owner: self.user }, path)
+                (Base { fd: sandbox, within: Within::Sandbox, path: None, resolve, owner: self.user }, path)
             }
             _ => {
                 let (fd, resolve) = (&inside.root, Resolve::InRoot);
@@ -240,7 +262,7 @@ impl<'t> Moved<'t> {
                     answer.because(Cause::AttachFailed, || format!("it cannot be mounted at {}", attachment.target))?;
                     self.trees.push(tree);
                     if attachment.from == Origin::Sandbox {
-                        self.sandbox = Some(tree);
+                        self.sandbox = Some(&tree.fd);
                     }
                     return Ok(());
                 }

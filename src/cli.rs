@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod adopt;
+mod attach;
 mod authorize;
 mod explain;
 mod identity;
@@ -47,6 +48,10 @@ enum Verb {
     Adopt(adopt::Arguments),
     /// Show what would be mounted where for a bundle, and why; does nothing
     Plan(plan::Arguments),
+    /// Attach volumes to a running container
+    Attach(attach::Attach),
+    /// Detach a volume from a running container; its data stays
+    Detach(attach::Detach),
     /// Tell whether an identity may use a role, and why
     Authorize(authorize::Arguments),
     /// End what containers held that are gone, and undo what their hooks left
@@ -84,6 +89,8 @@ fn run(cli: &Cli) -> Result<()> {
         Verb::Sandbox(verb) => sandbox::run(verb, &config()?, cli.json),
         Verb::Adopt(arguments) => adopt::run(arguments, &config()?, cli.json),
         Verb::Plan(arguments) => plan::run(arguments, &config()?, cli.json),
+        Verb::Attach(arguments) => attach::attach(arguments, &config()?, cli.json),
+        Verb::Detach(arguments) => attach::detach(arguments, &config()?, cli.json),
         Verb::Authorize(arguments) => authorize::run(arguments, &config()?, cli.json),
         Verb::Reconcile => maintain::reconcile(&config()?, cli.json),
         Verb::Gc => maintain::gc(&config()?, cli.json),

@@ -145,6 +145,12 @@ causes! {
         "stop the agent and its tasks first: what serves the same volumes twice loses them";
     77 NotAuthorized "the identity may not use the role"
         "grant it under \"authorization\" in the configuration";
+    78 ContainerUnknown "there is no such running container"
+        "name one that runc or crun runs, by its id, the beginning of its id, or --pid";
+    79 NotAttached "nothing of ours is attached there"
+        "see `fs-isolator volume list` for what the container holds";
+    80 PathInUse "the volume is in use in the container"
+        "stop the processes that use it, or detach with --lazy: those go on with it, and new ones do not see it";
 }
 
 impl Cause {

@@ -9,17 +9,18 @@ mod sources;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use crate::attach::HostRoot;
+use crate::attach::{HostRoot, Phase};
 use crate::config::{Config, Isolator};
 use crate::error::{Because, Cause, Error, Result};
 use crate::init::{Life, Live};
 use crate::lease::{Holder, Leases};
 use crate::plan::{Plan, Sandbox};
 use crate::record::{Attached, Line, Record};
+use crate::request::container_path::ContainerPath;
 use crate::request::names::{Role, VolumeId};
 use crate::runtime_dir::RuntimeDir;
 use crate::sandbox::Own;
-use crate::sys;
+use crate::sys::{self, FileId};
 use crate::trusted::Missing;
 use crate::volume::Disks;
 
@@ -52,6 +53,10 @@ pub struct Job<'a> {
     pub runtime: &'a RuntimeDir,
     /// This container's record, begun.
     pub record: &'a mut Record,
+    /// How far the container is.
+    pub phase: Phase,
+    /// The sandbox that a running container has already: where, and what it is.
+    pub sandbox: Option<(ContainerPath, FileId)>,
     /// For `sys::path_of`.
     pub proc_fds: &'a OwnedFd,
 }

@@ -22,6 +22,7 @@ pub mod init;
 pub mod intake;
 pub mod isolator;
 pub mod lease;
+pub mod live;
 pub mod logging;
 pub mod me;
 pub mod mesos;

@@ -123,6 +123,11 @@ pub enum Line {
         /// Name of its directory until then.
         temporary: String,
     },
+    /// A mount point or link is not held any more.
+    GivenUp {
+        /// What it is.
+        file: File,
+    },
     /// Everything is done.
     Done {
         /// What the container must have now.
@@ -285,10 +290,47 @@ impl Record {
     /// Whether it holds, or made, this mount point or link.
     #[must_use]
     pub fn holds(&self, file: File) -> bool {
-        self.lines.iter().any(|line| match line {
-            Line::Made { file: held, .. } | Line::Hold { file: held, .. } => *held == file,
-            _ => false,
-        })
+        let last = self.lines.iter().rev().find_map(|line| match line {
+            Line::Made { file: held, .. } | Line::Hold { file: held, .. } if *held == file => Some(true),
+            Line::GivenUp { file: held } if *held == file => Some(false),
+            _ => None,
+        });
+        last.unwrap_or(false)
+    }
+
+    /// What was made or held from this line on, and where.
+    #[must_use]
+    pub fn held_from(&self, from: usize) -> Vec<(Place, File)> {
+        let held = |line: &Line| match line {
+            Line::Made { place, file, .. } | Line::Hold { place, file } => Some((place.clone(), *file)),
+            _ => None,
+        };
+        self.lines.iter().skip(from).filter_map(held).collect()
+    }
+
+    /// Writes down that what was made or held from this line on is not any more.
+    ///
+    /// # Errors
+    /// [`Cause::RuntimeDir`].
+    pub fn give_up(&mut self, from: usize) -> Result<()> {
+        for (_, file) in self.held_from(from) {
+            self.add(Line::GivenUp { file })?;
+        }
+        let ended: Vec<FileId> = self.lines[from.min(self.lines.len())..]
+            .iter()
+            .filter_map(|line| if let Line::Lease { volume } = line { Some(*volume) } else { None })
+            .collect();
+        ended.into_iter().for_each(|volume| self.forget_lease(volume, from));
+        Ok(())
+    }
+
+    /// Leaves out, from this line on, that a volume is held; [`Record::compact`] writes that down.
+    pub fn forget_lease(&mut self, ended: FileId, from: usize) {
+        let mut index = 0;
+        self.lines.retain(|line| {
+            index += 1;
+            index <= from || !matches!(line, Line::Lease { volume } if *volume == ended)
+        });
     }
 
     /// What the container must have, if its prestart came to its end.
@@ -315,6 +357,36 @@ impl Record {
     pub fn removes_sandbox(&self) -> bool {
         let goes = |line: &Line| matches!(line, Line::Sandbox { remove_at_stop: true, .. });
         self.attachments().is_some() && self.lines.iter().any(goes)
+    }
+
+    /// Writes the record anew, without what was given up. Volumes come and go in a container that runs for long.
+    ///
+    /// # Errors
+    /// [`Cause::RuntimeDir`].
+    pub fn compact(&mut self, runtime: &RuntimeDir) -> Result<()> {
+        let Some(header) = &self.header else { return Ok(()) };
+        let mut lines: Vec<Line> = Vec::new();
+        for line in &self.lines {
+            let counts = match line {
+                Line::Made { file, .. } | Line::Hold { file, .. } => self.holds(*file),
+                Line::Lease { .. } | Line::Sandbox { .. } => true,
+                Line::Making { .. } | Line::MakingVolume { .. } | Line::GivenUp { .. } | Line::Done { .. } => false,
+            };
+            if counts && !lines.contains(line) {
+                lines.push(line.clone());
+            }
+        }
+        let done = self.lines.iter().rev().find(|line| matches!(line, Line::Done { .. }));
+        lines.extend(done.cloned());
+        let mut text = to_json(header)? + "\n";
+        for line in &lines {
+            text.push_str(&to_json(line)?);
+            text.push('\n');
+        }
+        self.size = text.len() as u64;
+        self.file.replace(runtime, &text)?;
+        self.lines = lines;
+        Ok(())
     }
 
     /// Removes the record: nothing is left to undo.

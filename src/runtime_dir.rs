@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use crate::error::{Because, Cause, Error, Result};
+use crate::request::names::RESERVED;
 use crate::sys::{self, Resolve};
 use crate::trusted::{self, Missing};
 
@@ -162,6 +163,24 @@ impl Locked {
     /// [`Cause::RuntimeDir`].
     pub fn clear(&mut self) -> Result<()> {
         self.file.set_len(0).because(Cause::RuntimeDir, || format!("{} under runtime_dir cannot be emptied", self.name))
+    }
+
+    /// Puts another file in its place, in one step and locked as this one is. Only for records.
+    ///
+    /// # Errors
+    /// [`Cause::RuntimeDir`].
+    pub fn replace(&mut self, runtime: &RuntimeDir, text: &str) -> Result<()> {
+        let doing = || format!("{} under runtime_dir cannot be written anew", self.name);
+        let temporary = format!("{RESERVED}{}", std::process::id());
+        let flags = OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_TRUNC;
+        // Not among the records: nobody may take it for one.
+        let fd = sys::open_file_at(&runtime.root, &temporary, flags, 0o600).because(Cause::RuntimeDir, doing)?;
+        sys::lock(&fd, true).because(Cause::RuntimeDir, doing)?;
+        let mut file = File::from(fd);
+        file.write_all(text.as_bytes()).because(Cause::RuntimeDir, doing)?;
+        sys::rename_to(&runtime.root, &temporary, &runtime.records, &self.name).because(Cause::RuntimeDir, doing)?;
+        self.file = file;
+        Ok(())
     }
 
     /// Removes the file; others that wait for its lock will notice.

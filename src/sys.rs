@@ -616,6 +616,14 @@ pub fn rename_over(dir: impl AsFd, old: &str, new: &str) -> Result<()> {
     nix::fcntl::renameat(dir.as_fd(), old, dir.as_fd(), new).named("renameat", format_args!("{new:?}"))
 }
 
+/// Renames to another directory, over whatever has the new name there.
+///
+/// # Errors
+/// Whatever renameat(2) answers.
+pub fn rename_to(from: impl AsFd, old: &str, to: impl AsFd, new: &str) -> Result<()> {
+    nix::fcntl::renameat(from.as_fd(), old, to.as_fd(), new).named("renameat", format_args!("{new:?}"))
+}
+
 /// Sets owner and group of what is open (`O_PATH` included), never by path (CVE-2024-9341).
 ///
 /// # Errors

@@ -32,56 +32,72 @@ const NAMES: usize = 64;
 /// # Errors
 /// One for each thing that could not be undone; the record is kept then.
 pub fn undo(runtime: &RuntimeDir, record: Record, config: &Config) -> std::result::Result<(), Vec<Error>> {
-    let mut errors = Vec::new();
-    let mut keep = |answer: Result<()>| {
-        if let Err(error) = answer {
-            errors.push(error);
-        }
-    };
-    if let Some(header) = &record.header {
-        let done = record.attachments().is_some();
-        let root = open_base(&header.root);
-        let sandbox = record.lines.iter().find_map(|line| match line {
-            Line::Sandbox { path, .. } => sys::open_place(sys::cwd(), Path::new(path), Resolve::NoLinks).ok(),
-            _ => None,
-        });
-        let base = |within: Within| match within {
-            Within::Root => root.as_ref(),
-            Within::Sandbox => sandbox.as_ref(),
-        };
-        for line in record.lines.iter().rev() {
-            match line {
-                Line::Making { place, temporary } => {
-                    if let Some(base) = base(place.within) {
-                        keep(mountpoint::remove_temporary(base, place, temporary));
-                    }
-                }
-                Line::Made { place, file, .. } | Line::Hold { place, file } => {
-                    keep(mountpoint::release(runtime, base(place.within), &record.name, place, *file));
-                }
-                Line::MakingVolume { disk, role, temporary } => keep(discard_volume(config, disk, role, temporary)),
-                Line::Lease { volume } => keep(lease::release(*volume, &record.name, &header.life.init)),
-                // Announced before anything is made in it, so it comes after all of that here.
-                Line::Sandbox { path, made, remove_at_stop } if (done && *remove_at_stop) || (!done && *made) => {
-                    keep(sandbox::remove(Path::new(path)));
-                }
-                Line::Sandbox { .. } => {
-                    // Its age counts from now on, as Mesos counts it (mesos.md GC1).
-                    let touched = sandbox.as_ref().map(|fd| sys::open_dir(fd, Path::new("."), Resolve::BeneathNoLinks));
-                    if let Some(Ok(fd)) = touched {
-                        let _ = sys::touch(&fd);
-                    }
-                }
-                Line::Done { .. } => {}
-            }
-        }
-    }
+    let mut errors = undo_lines(runtime, &record, 0, config);
     if errors.is_empty()
         && let Err(error) = record.remove(runtime)
     {
         errors.push(error);
     }
     if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+/// Undoes what a failed attach to a running container has added to its record, from this line on. The record goes on.
+pub fn undo_from(runtime: &RuntimeDir, record: &mut Record, from: usize, config: &Config) -> Vec<Error> {
+    let mut errors = undo_lines(runtime, record, from, config);
+    if let Err(error) = record.give_up(from) {
+        errors.push(error);
+    }
+    errors
+}
+
+fn undo_lines(runtime: &RuntimeDir, record: &Record, from: usize, config: &Config) -> Vec<Error> {
+    let mut errors = Vec::new();
+    let mut keep = |answer: Result<()>| {
+        if let Err(error) = answer {
+            errors.push(error);
+        }
+    };
+    let Some(header) = &record.header else { return errors };
+    let (before, lines) = record.lines.split_at(from.min(record.lines.len()));
+    let done = lines.iter().any(|line| matches!(line, Line::Done { .. }));
+    let root = open_base(&header.root);
+    let sandbox = record.lines.iter().find_map(|line| match line {
+        Line::Sandbox { path, .. } => sys::open_place(sys::cwd(), Path::new(path), Resolve::NoLinks).ok(),
+        _ => None,
+    });
+    let base = |within: Within| match within {
+        Within::Root => root.as_ref(),
+        Within::Sandbox => sandbox.as_ref(),
+    };
+    for line in lines.iter().rev() {
+        match line {
+            Line::Making { place, temporary } => {
+                if let Some(base) = base(place.within) {
+                    keep(mountpoint::remove_temporary(base, place, temporary));
+                }
+            }
+            Line::Made { place, file, .. } | Line::Hold { place, file } => {
+                keep(mountpoint::release(runtime, base(place.within), &record.name, place, *file));
+            }
+            Line::MakingVolume { disk, role, temporary } => keep(discard_volume(config, disk, role, temporary)),
+            // What was held before is held on.
+            Line::Lease { volume } if before.contains(line) => log::debug!("{volume:?} is held on"),
+            Line::Lease { volume } => keep(lease::release(*volume, &record.name, &header.life.init)),
+            // Announced before anything is made in it, so it comes after all of that here.
+            Line::Sandbox { path, made, remove_at_stop } if (done && *remove_at_stop) || (!done && *made) => {
+                keep(sandbox::remove(Path::new(path)));
+            }
+            Line::Sandbox { .. } => {
+                // Its age counts from now on, as Mesos counts it (mesos.md GC1).
+                let touched = sandbox.as_ref().map(|fd| sys::open_dir(fd, Path::new("."), Resolve::BeneathNoLinks));
+                if let Some(Ok(fd)) = touched {
+                    let _ = sys::touch(&fd);
+                }
+            }
+            Line::GivenUp { .. } | Line::Done { .. } => {}
+        }
+    }
+    errors
 }
 
 /// Opens a directory of the record, if it is still the same one: a root filesystem may be unmounted by now.

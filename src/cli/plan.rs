@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use clap::Args;
-use serde::Deserialize;
 
 use super::show;
 use crate::config::Config;
@@ -59,15 +58,7 @@ pub fn run(arguments: &Arguments, config: &Config, json: bool) -> Result<()> {
 }
 
 fn annotations(arguments: &Arguments, bundle: &Bundle) -> Result<HashMap<String, String>> {
-    #[derive(Deserialize)]
-    struct Annotated {
-        #[serde(default)]
-        annotations: HashMap<String, String>,
-    }
-    let text = bundle::read_config(&bundle.fd)?;
-    let annotated: Annotated = serde_json::from_slice(&text)
-        .map_err(|error| Error::new(Cause::BundleConfig, format!("config.json: {error}")))?;
-    let mut all = annotated.annotations;
+    let mut all = bundle::annotations(&bundle.fd)?;
     for pair in &arguments.annotations {
         let (key, value) = pair
             .split_once('=')

@@ -2,6 +2,7 @@
 //! costs more to parse than the hook's work, and fails on values that are newer than the reader.
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -218,6 +219,20 @@ pub fn read_config(bundle: &OwnedFd) -> Result<Vec<u8>> {
         sys::open_below(bundle, Path::new("config.json"), OFlag::O_RDONLY | OFlag::O_NONBLOCK, Resolve::BeneathNoLinks)
             .because(Cause::BundleConfig, doing)?;
     crate::read::at_most(fd.into(), LARGEST).because(Cause::BundleConfig, doing)
+}
+
+/// Annotations in config.json, which are those of the state.
+///
+/// # Errors
+/// [`Cause::BundleConfig`].
+pub fn annotations(bundle: &OwnedFd) -> Result<HashMap<String, String>> {
+    #[derive(Deserialize)]
+    struct Annotated {
+        annotations: Option<HashMap<String, String>>,
+    }
+    let annotated: Annotated = serde_json::from_slice(&read_config(bundle)?)
+        .map_err(|error| Error::new(Cause::BundleConfig, format!("config.json: {error}")))?;
+    Ok(annotated.annotations.unwrap_or_default())
 }
 
 #[cfg(test)]

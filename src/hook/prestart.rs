@@ -1,7 +1,7 @@
 //! prestart: attaches what the container asks for, or leaves nothing behind and fails.
 #![forbid(unsafe_code)]
 
-use crate::attach::HostRoot;
+use crate::attach::{HostRoot, Phase};
 use crate::config::Config;
 use crate::config::disks::ROOT;
 use crate::container::State;
@@ -50,6 +50,8 @@ pub fn run(state: &State, config: &Config, name: &str) -> Result<()> {
             container: (&state.id, &state.bundle),
             runtime: &runtime,
             record: &mut record,
+            phase: Phase::Starting,
+            sandbox: None,
             proc_fds: &proc_fds,
         };
         let Err(error) = execute(state, &mut job) else {

@@ -1,14 +1,18 @@
 //! `filesystem/linux`: bind mounts in the container's own mount namespace (mesos.md A3).
 #![forbid(unsafe_code)]
 
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
 use super::Job;
 use super::sources::{self, Opened};
-use crate::attach::{Inside, Moved, Tree, attributes};
+use crate::attach::{Inside, Moved, Phase, Tree, attributes};
 use crate::error::{Because, Cause, Error, Result};
 use crate::mountpoint::MountPoints;
 use crate::plan::Attachment;
 use crate::record::Attached;
-use crate::sys::{self, MountAttributes, SetPropagation};
+use crate::request::container_path::ContainerPath;
+use crate::sys::{self, FileId, MountAttributes, Resolve, SetPropagation};
 
 /// Attaches everything.
 ///
@@ -54,9 +58,14 @@ pub fn mount_all(job: &mut Job<'_>, sources: Vec<Opened>, may_cover_mounts: bool
 }
 
 fn move_all(job: &mut Job<'_>, items: &[(&Attachment, Opened, Tree)], may_cover_mounts: bool) -> Result<()> {
-    let mut moved = Moved::new(job.user()?, job.root());
-    let inside = Inside::enter(job.live, job.home, job.host_root, job.proc_fds)?;
-    if job.plan.enslave_root {
+    let (user, root) = (job.user()?, job.root());
+    let inside = Inside::enter(job.live, job.home, job.host_root, job.phase, job.proc_fds)?;
+    let sandbox = match &job.sandbox {
+        None => None,
+        Some((path, id)) => Some(open_sandbox(&inside, path, *id)?),
+    };
+    let mut moved = Moved::new(user, root, sandbox.as_ref());
+    if job.plan.enslave_root && job.phase == Phase::Starting {
         // What the runtime left shared here would carry the container's mounts to the host.
         sys::mount_setattr(&inside.root, MountAttributes::default(), SetPropagation::Slave, true)
             .because(Cause::AttachFailed, || "the container's mounts cannot be made slave".to_owned())?;
@@ -82,7 +91,18 @@ fn move_all(job: &mut Job<'_>, items: &[(&Attachment, Opened, Tree)], may_cover_
     if answer.is_err() {
         let left = moved.undo();
         drop(inside);
-        left.iter().for_each(|left| log::warn!("a mount stays in a container that does not start: {left}"));
+        left.iter().for_each(|left| log::warn!("a mount stays in the container: {left}"));
     }
     answer
+}
+
+/// The sandbox of a container that runs, in which it may have mounted anything else meanwhile.
+fn open_sandbox(inside: &Inside<'_>, path: &ContainerPath, id: FileId) -> Result<OwnedFd> {
+    let doing = || format!("the sandbox at {path}");
+    let fd =
+        sys::open_place(&inside.root, Path::new(&path.relative()), Resolve::InRoot).because(Cause::Sandbox, doing)?;
+    if sys::stat(&fd).because(Cause::Sandbox, doing)?.id != id {
+        return Err(Error::new(Cause::Sandbox, format!("{path} in the container is not its sandbox any more")));
+    }
+    Ok(fd)
 }

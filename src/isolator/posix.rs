@@ -91,7 +91,7 @@ fn check_visible(job: &Job<'_>, cwd: &Path, sandbox: FileId, items: &[(&Attachme
             .because(Cause::BundleConfig, || "root.path cannot be opened".to_owned())?;
         return check(&root);
     }
-    let inside = Inside::enter(job.live, job.home, job.host_root, job.proc_fds)?;
+    let inside = Inside::enter(job.live, job.home, job.host_root, job.phase, job.proc_fds)?;
     check(&inside.root)
 }
 

@@ -66,7 +66,7 @@ fn covered(job: &Job<'_>) -> Result<Vec<(ContainerPath, Stat)>> {
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    let inside = Inside::enter(job.live, job.home, job.host_root, job.proc_fds)?;
+    let inside = Inside::enter(job.live, job.home, job.host_root, job.phase, job.proc_fds)?;
     wanted
         .into_iter()
         .map(|(attachment, path)| {

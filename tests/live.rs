@@ -1,0 +1,282 @@
+//! Volumes on running containers: attach and detach.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use common::*;
+use nix::mount::MsFlags;
+use serde_json::json;
+
+fn each(test: fn(Runtime)) {
+    for runtime in RUNTIMES {
+        on(Host::Shared, move || test(runtime));
+    }
+}
+
+/// A command on a container of this lab.
+fn live(lab: &Lab, container: &Container, verb: &str, words: &[&str]) -> Ran {
+    let root = container.root.to_str().unwrap();
+    lab.cli(&[&[verb, "--runtime-root", root, &container.id], words].concat())
+}
+
+fn attach(lab: &Lab, container: &Container, volumes: &[&str]) -> Ran {
+    live(lab, container, "attach", volumes)
+}
+
+fn detach(lab: &Lab, container: &Container, path: &[&str]) -> Ran {
+    live(lab, container, "detach", path)
+}
+
+#[test]
+fn a_running_container_gets_a_volume_and_loses_it() {
+    each(|runtime| {
+        for asked_before in [false, true] {
+            let lab = Lab::new("filesystem/linux");
+            let (volume, other) = (lab.volume("db"), lab.volume("other"));
+            let mut container = lab.container(runtime, "c");
+            let rootfs = manifest(&container.rootfs());
+            if asked_before {
+                container.ask("other:first");
+            }
+            container.start("sleep 1000");
+            let table = container.exec("cat /proc/self/mountinfo").ok().out.lines().count();
+            attach(&lab, &container, &["db:/a/b", "db:data:ro"]).ok();
+            container
+                .exec("echo x > /a/b/f && cat /mnt/mesos/sandbox/data/f && ! touch /mnt/mesos/sandbox/data/g")
+                .ok();
+            assert_eq!(fs::read_to_string(volume.join("f")).unwrap(), "x\n");
+            // It is held, as if it had been asked for at the start.
+            let mut next = lab.container(runtime, "next");
+            assert_ne!(next.ask("db:/d").create().code, 0);
+            assert_eq!(lab.cli(&["volume", "destroy", "--yes", "db"]).code, 71);
+            // The host sees nothing of it, and the container sees the host's later mounts.
+            assert!(!mount_table().contains("/a/b"));
+            fs::create_dir(volume.join("later")).unwrap();
+            tmpfs(&volume.join("later"), MsFlags::empty());
+            fs::write(volume.join("later/marker"), "").unwrap();
+            container.exec("test -e /a/b/later/marker && test ! -e /mnt/mesos/sandbox/data/later/marker").ok();
+            nix::mount::umount(&volume.join("later")).unwrap();
+
+            detach(&lab, &container, &["/a/b"]).ok();
+            container.exec("test ! -e /a && test -e /mnt/mesos/sandbox/data/f").ok();
+            assert_eq!(lab.cli(&["volume", "destroy", "--yes", "db"]).code, 71, "attached at another path still");
+            detach(&lab, &container, &["data"]).ok();
+            container.exec("test ! -e /mnt/mesos/sandbox/data").ok();
+            assert_eq!(detach(&lab, &container, &["data"]).code, 79);
+            next.ask("db:/d").run_shell("cat /d/f").ok();
+            let left = container.exec("cat /proc/self/mountinfo").ok().out.lines().count();
+            assert_eq!(left, if asked_before { table } else { table + 1 }, "the sandbox stays");
+            if asked_before {
+                container.exec("touch /mnt/mesos/sandbox/first/f").ok();
+                assert!(other.join("f").exists());
+            }
+            container.delete();
+            let _ = fs::remove_dir_all(lab.runtime_dir().join("log"));
+            let mut after = manifest(&container.rootfs());
+            after.retain(|path, _| rootfs.contains_key(path));
+            assert_eq!(after.keys().collect::<Vec<_>>(), rootfs.keys().collect::<Vec<_>>());
+            lab.assert_clean();
+        }
+    });
+}
+
+// All or none, and nothing is left of what was begun.
+#[test]
+fn what_cannot_be_attached_leaves_nothing() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        lab.volume("db");
+        lab.volume("held");
+        let mut holder = lab.container(runtime, "holder");
+        holder.ask("held:/d").start("sleep 1000");
+        let mut container = lab.container(runtime, "c");
+        container.ask("db:/there").start("sleep 1000");
+        let look = |container: &Container| {
+            let table = container.exec("cat /proc/self/mountinfo").ok().out.lines().count();
+            (table, manifest(&container.rootfs()).len(), leases(), lab.runtime_files("mountpoints"))
+        };
+        let before = look(&container);
+        for (volumes, code) in [
+            (&["db:/new", "missing:/x"][..], 41),
+            (&["db:/new/a/b", "held:/x"], 71),
+            (&["db:/new", "db:/new"], 38),
+            (&["db:/there"], 38),
+            (&["db:/"], 37),
+            (&["db:/new", "db:/proc/x"], 37),
+            (&["db:/new:role=x"], 41),
+            (&["db:/there/missing"], 50),
+            (&["db:/dev"], 38),
+            (&["db"], 34),
+            (&["db:/new", "db:/bin/sh"], 51),
+        ] {
+            let ran = attach(&lab, &container, volumes);
+            assert_eq!(ran.code, code, "{volumes:?}: {ran:?}");
+            assert!(ran.err.contains("container c: "), "{ran:?}");
+            assert_eq!(look(&container), before, "{volumes:?}");
+        }
+        attach(&lab, &container, &["db:/new"]).ok();
+        container.exec("touch /new/f").ok();
+        container.delete();
+        holder.delete();
+        lab.assert_clean();
+    });
+}
+
+#[test]
+fn a_volume_in_use_is_not_detached() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        let volume = lab.volume("db");
+        let mut container = lab.container(runtime, "c");
+        container.start("while ! [ -e /d/go ]; do sleep 0.02; done; exec 3>>/d/open; echo ready > /d/ready; while :; do echo x >&3; sleep 0.02; done");
+        attach(&lab, &container, &["db:/d"]).ok();
+        fs::write(volume.join("go"), "").unwrap();
+        wait_for("the container to use it", || volume.join("ready").exists());
+        let ran = detach(&lab, &container, &["/d"]);
+        assert!(ran.code == 80 && ran.err.contains("process ") && ran.err.contains("(sh)"), "{ran:?}");
+        container.exec("test -e /d/ready").ok();
+        // Whoever has it goes on with it.
+        detach(&lab, &container, &["--lazy", "/d"]).ok();
+        container.exec("test ! -e /d/ready").ok();
+        let size = || fs::metadata(volume.join("open")).unwrap().len();
+        let before = size();
+        wait_for("the writer to go on", || size() > before);
+        container.delete();
+        lab.assert_clean();
+    });
+}
+
+// A container is named by its id, by the beginning of it, or by its process.
+#[test]
+fn containers_are_found() {
+    on(Host::Shared, || {
+        let lab = Lab::new("filesystem/linux");
+        lab.volume("db");
+        let mut one = lab.container(Runtime::Runc, "web-1");
+        one.start("sleep 1000");
+        let mut two = lab.container(Runtime::Runc, "web-10");
+        two.start("sleep 1000");
+        let root = one.root.to_str().unwrap().to_owned();
+        let at = |words: &[&str]| lab.cli(&[&["attach", "--runtime-root", &root], words].concat());
+        let ran = at(&["web", "db:/d"]);
+        assert!(
+            ran.code == 78 && ran.err.contains("web-1 or web-10") || ran.err.contains("web-10 or web-1"),
+            "{ran:?}"
+        );
+        assert_eq!(at(&["other", "db:/d"]).code, 78);
+        at(&["web-1", "db:/d"]).ok();
+        one.exec("test -d /d").ok();
+        let pid = two.pid().to_string();
+        one.kill();
+        assert_eq!(at(&["web-1", "db:/d"]).code, 0, "the only one that runs and begins so");
+        two.exec("test -d /d").ok();
+        lab.cli(&["detach", "--runtime-root", &root, "--pid", &pid, "/d"]).ok();
+        assert_eq!(lab.cli(&["detach", "--runtime-root", &root, "--pid", "1", "/d"]).code, 78);
+        one.delete();
+        two.delete();
+        lab.assert_clean();
+    });
+}
+
+#[test]
+fn ids_are_mapped_in_a_user_namespace() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        let volume = lab.volume("db");
+        let mut container = lab.container(runtime, "c");
+        container.spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
+        let map = json!([{ "containerID": 0, "hostID": 200_000, "size": 65536 }]);
+        container.spec["linux"]["uidMappings"] = map.clone();
+        container.spec["linux"]["gidMappings"] = map;
+        run("chown", &["-R", "200000:200000", container.rootfs().to_str().unwrap()]).ok();
+        container.start("sleep 1000");
+        attach(&lab, &container, &["db:/d"]).ok();
+        container.exec("touch /d/f && test $(stat -c %u /d/f) = 0").ok();
+        assert_eq!(fs::metadata(volume.join("f")).unwrap().uid(), 0);
+        detach(&lab, &container, &["/d"]).ok();
+        container.delete();
+        lab.assert_clean();
+    });
+}
+
+// Authorised as the container, not as whoever runs the command.
+#[test]
+fn a_pods_container_gets_no_more_than_its_pod() {
+    on(Host::Shared, || {
+        let lab = Lab::new("filesystem/linux");
+        lab.configure(json!({ "isolation": "filesystem/linux", "managers": { "cri-o": [lab.dir.join("crio")] } }));
+        let mut container = lab.container(Runtime::Crun, "app");
+        let bundle = lab.dir.join("crio/overlay-containers/app/userdata");
+        fs::create_dir_all(&bundle).unwrap();
+        container.spec["root"]["path"] = json!(container.rootfs());
+        container.bundle = bundle;
+        for (key, value) in [
+            ("io.container.manager", "cri-o"),
+            ("io.kubernetes.cri-o.SandboxName", "k8s_web_team-a_0_0"),
+            ("io.kubernetes.pod.namespace", "team-a"),
+            ("io.kubernetes.container.name", "app"),
+        ] {
+            container.annotate(key, value);
+        }
+        container.start("sleep 1000");
+        lab.volume_of("team-a", "db");
+        lab.volume_of("team-b", "db");
+        let refused = attach(&lab, &container, &["db:/d:role=team-b"]);
+        assert_eq!(refused.code, 41, "{refused:?}");
+        attach(&lab, &container, &["db:/d"]).ok();
+        container.exec("touch /d/f").ok();
+        assert!(lab.volume_path("team-a", "db").join("f").exists());
+        container.delete();
+        lab.assert_clean();
+    });
+}
+
+#[test]
+fn posix_containers_get_links() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/posix");
+        let volume = lab.volume("db");
+        let sandbox = lab.cli(&["sandbox", "create", "--owner", "1000:1000", "s"]).ok().out.trim().to_owned();
+        let mut container = lab.host_container(runtime, "c");
+        container.user(1000, 1000).cwd(Path::new(&sandbox));
+        container.spec["process"]["capabilities"] = json!({});
+        container.start("while ! [ -e data/f ]; do touch data/f; sleep 0.02; done; sleep 1000");
+        attach(&lab, &container, &["db:data"]).ok();
+        wait_for("the container to write", || volume.join("f").exists());
+        detach(&lab, &container, &["data"]).ok();
+        assert!(!Path::new(&sandbox).join("data").exists());
+        container.delete();
+        lab.assert_clean();
+    });
+}
+
+// Again and again, beside a process that syncs what it writes to another volume: nothing leaks, and nothing is missed.
+#[test]
+fn a_thousand_times_leave_nothing() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        lab.volume("db");
+        let other = lab.volume("other");
+        let mut container = lab.container(runtime, "c");
+        let script = "i=0; while :; do i=$((i+1)); echo $i | dd of=/other/n oflag=append conv=notrunc,fsync 2>/dev/null || echo $i >> /other/errors; done";
+        container.ask("other:/other").start(script);
+        let table = container.exec("cat /proc/self/mountinfo").ok().out.lines().count();
+        let (records, held) = (lab.runtime_files("records"), leases());
+        for _ in 0..1000 {
+            attach(&lab, &container, &["db:/d"]).ok();
+            detach(&lab, &container, &["/d"]).ok();
+        }
+        assert_eq!(container.exec("cat /proc/self/mountinfo").ok().out.lines().count(), table);
+        assert_eq!((lab.runtime_files("records"), leases()), (records, held));
+        container.kill();
+        container.delete();
+        let numbers = fs::read_to_string(other.join("n")).unwrap();
+        assert!(numbers.lines().enumerate().all(|(index, line)| line == (index + 1).to_string()), "a gap");
+        assert!(!other.join("errors").exists() && numbers.lines().count() > 10);
+        lab.assert_clean();
+    });
+}
