@@ -52,6 +52,8 @@ enum Verb {
     Attach(attach::Attach),
     /// Detach a volume from a running container; its data stays
     Detach(attach::Detach),
+    /// Give a running container exactly these volumes
+    Update(attach::Update),
     /// Tell whether an identity may use a role, and why
     Authorize(authorize::Arguments),
     /// End what containers held that are gone, and undo what their hooks left
@@ -91,6 +93,7 @@ fn run(cli: &Cli) -> Result<()> {
         Verb::Plan(arguments) => plan::run(arguments, &config()?, cli.json),
         Verb::Attach(arguments) => attach::attach(arguments, &config()?, cli.json),
         Verb::Detach(arguments) => attach::detach(arguments, &config()?, cli.json),
+        Verb::Update(arguments) => attach::update(arguments, &config()?, cli.json),
         Verb::Authorize(arguments) => authorize::run(arguments, &config()?, cli.json),
         Verb::Reconcile => maintain::reconcile(&config()?, cli.json),
         Verb::Gc => maintain::gc(&config()?, cli.json),

@@ -632,7 +632,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_yet_is_refused() {
-        for text in [r#"{"secrets":[]}"#, r#"{"propagation":"all"}"#, r#"{"default_container_info":{}}"#] {
+        for text in [r#"{"secrets":[]}"#, r#"{"default_container_info":{}}"#] {
             assert_eq!(Config::parse(text.as_bytes()).unwrap_err().cause(), Cause::NotSupported, "{text}");
         }
     }

@@ -235,6 +235,26 @@ mod tests {
         assert!(hidden.lives().unwrap() && hidden.find().is_err(), "nobody can tell from here");
     }
 
+    // A killed init's other threads end a moment after its first, which is a zombie until then.
+    #[test]
+    fn a_zombie_whose_threads_are_about_to_end_has_ended() {
+        let program = "import ctypes, threading, time\n\
+                       threading.Thread(target=lambda: time.sleep(0.5)).start()\n\
+                       ctypes.CDLL(None).syscall(ctypes.c_long(EXIT), 0)";
+        let program = program.replace("EXIT", &nix::libc::SYS_exit.to_string());
+        let mut child = std::process::Command::new("python3").args(["-c", &program]).spawn().unwrap();
+        let pid = child.id() as i32;
+        let (boot, namespace) = (boot_id().unwrap(), pid_namespace().unwrap());
+        let start = loop {
+            match status(pid).unwrap().unwrap() {
+                ('Z', start) => break start,
+                _ => std::thread::yield_now(),
+            }
+        };
+        assert!(!Init { pid, start, boot, namespace }.lives().unwrap());
+        child.wait().unwrap();
+    }
+
     // On a busy host most numbers are those of threads.
     #[test]
     fn a_number_that_is_a_threads_now_is_no_process() {

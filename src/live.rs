@@ -10,13 +10,13 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use crate::attach::{HostRoot, Inside, Phase};
-use crate::config::Config;
+use crate::config::{Config, Isolator};
 use crate::container::bundle;
 use crate::error::{Because, Cause, Error, Result};
 use crate::init::{self, Life, Live};
 use crate::intake::{self, Bundle};
 use crate::isolator::{self, Job};
-use crate::plan::{Missing, Origin, Plan, Sandbox};
+use crate::plan::{Attachment, Missing, Origin, Plan, Sandbox};
 use crate::record::{self, Attached, Base, Header, Line, Place, Record, Within};
 use crate::request::PREFIX;
 use crate::request::container_path::ContainerPath;
@@ -94,57 +94,270 @@ fn first(mut errors: Vec<Error>, what: &str) -> Error {
 /// Those of a start.
 pub fn attach(running: &Running, volumes: &str, config: &Config) -> Result<Vec<Attached>> {
     let mut container = Container::open(running, config)?;
+    let plan = container.plan(volumes, config)?;
+    container.attach(plan, config)
+}
+
+/// Detaches what is attached at a path of a running container. Its data stays where it is.
+///
+/// # Errors
+/// [`Cause::NotAttached`]; [`Cause::PathInUse`] with the processes that use it, unless `lazy`: they go on with it then, and
+/// new ones do not see it.
+pub fn detach(running: &Running, path: &str, lazy: bool, config: &Config) -> Result<Attached> {
+    let mut container = Container::open(running, config)?;
+    let target = ContainerPath::parse(path)?.below(&container.base(config)?);
     let had = container.attachments();
-    let mut plan = container.plan(volumes, config)?;
-    let sandbox = take_sandbox(&mut plan, &had, config);
-    check_against(&mut plan, &had, config)?;
-    let host_root = HostRoot::find(&container.bundle.fd, &container.bundle.path, &container.bundle.config.root)?;
-    let disks = Disks::new(config);
-    disks.make_work_dir()?;
-    disks.refuse_agent()?;
-    let life = Life::of(&container.live.init, plan.own_pid_namespace);
-    if container.record.header.is_none() {
-        container.record.begin(Header {
-            version: record::VERSION,
-            id: running.id.clone(),
-            bundle: running.bundle.clone(),
-            manager: plan.manager,
-            identity: plan.identity.clone(),
-            isolator: plan.isolator,
-            life: life.clone(),
-            root: Base { path: host_root.path.to_string_lossy().into_owned(), id: host_root.id },
-        })?;
-        container.record.add(Line::Done { attachments: Vec::new(), binds: Vec::new() })?;
-    }
-    let from = container.record.lines.len();
-    let mut job = Job {
-        plan: &plan,
-        config,
-        live: &container.live,
-        home: &container.home,
-        host_root: &host_root,
-        disks: &disks,
-        life: &life,
-        container: (&running.id, &running.bundle),
-        runtime: &container.runtime,
-        record: &mut container.record,
-        phase: Phase::Running,
-        sandbox,
-        proc_fds: &container.proc_fds,
+    let attached = had.into_iter().find(|attached| attached.target == target.to_string());
+    let attached =
+        attached.ok_or_else(|| Error::new(Cause::NotAttached, format!("{target} of the container is none of ours")))?;
+    container.detach(std::slice::from_ref(&attached), lazy, config)?;
+    Ok(attached)
+}
+
+/// What an update has done.
+#[derive(Debug, serde::Serialize)]
+pub struct Updated {
+    /// What is attached in addition.
+    pub attached: Vec<Attached>,
+    /// What is not attached any more.
+    pub detached: Vec<Attached>,
+}
+
+/// Gives a running container exactly these volumes: attaches what is new, and detaches what is not asked for any more.
+/// What is to go is looked at before anything is done, and taken away when all that is new is there.
+///
+/// # Errors
+/// Those of [`attach`] and [`detach`]; [`Cause::PathConflict`] where something else is asked for at a path that has a
+/// volume.
+pub fn update(running: &Running, volumes: &str, config: &Config) -> Result<Updated> {
+    let mut container = Container::open(running, config)?;
+    let sandbox = config.sandbox_directory.to_string();
+    let mut plan = if volumes.is_empty() { None } else { Some(container.plan(volumes, config)?) };
+    let wanted = plan.as_ref().map(|plan| plan.attachments.clone()).unwrap_or_default();
+    let had = container.attachments();
+    let is_same = |attachment: &Attachment, attached: &Attached| {
+        attachment.label == attached.label
+            && attachment.target.to_string() == attached.target
+            && crate::attach::attributes(attachment.how) == attached.attributes
     };
-    match isolator::attach(&mut job) {
-        Ok(new) => {
-            let attachments = had.into_iter().chain(new.iter().cloned()).collect();
-            let binds = container.record.binds().to_vec();
-            container.record.add(Line::Done { attachments, binds })?;
-            Ok(new)
+    let (kept, gone): (Vec<Attached>, Vec<Attached>) = had.into_iter().partition(|attached| {
+        attached.target == sandbox || wanted.iter().any(|attachment| is_same(attachment, attached))
+    });
+    if let Some(plan) = &mut plan {
+        plan.attachments.retain(|attachment| !kept.iter().any(|attached| is_same(attachment, attached)));
+        let changed =
+            |attachment: &&Attachment| gone.iter().any(|attached| attached.target == attachment.target.to_string());
+        if let Some(attachment) = plan.attachments.iter().find(changed) {
+            return Err(Error::new(
+                Cause::PathConflict,
+                format!("{} has a volume, in another way than is asked for now", attachment.target),
+            )
+            .volume(&attachment.label)
+            .remedy("detach that first, or ask for another path; nothing was changed"));
         }
-        Err(error) => {
-            let left = undo::undo_from(&container.runtime, &mut container.record, from, config);
-            left.iter().for_each(|left| log::error!("{left}"));
-            container.record.compact(&container.runtime)?;
-            Err(error)
+    }
+    container.check_unused(&gone)?;
+    let attached = match plan {
+        Some(plan) if plan.attachments.iter().any(|attachment| attachment.from != Origin::Sandbox) => {
+            container.attach(plan, config)?
         }
+        _ => Vec::new(),
+    };
+    container.detach(&gone, true, config)?;
+    Ok(Updated { attached, detached: gone })
+}
+
+impl Container<'_> {
+    /// What relative container paths are relative to.
+    fn base(&self, config: &Config) -> Result<ContainerPath> {
+        match &self.record.header {
+            Some(header) if header.isolator == Isolator::Posix => ContainerPath::parse(&self.bundle.config.cwd),
+            _ => Ok(config.sandbox_directory.clone()),
+        }
+    }
+
+    fn host_root(&self) -> Result<HostRoot> {
+        HostRoot::find(&self.bundle.fd, &self.bundle.path, &self.bundle.config.root)
+    }
+
+    /// Attaches all or none.
+    fn attach(&mut self, mut plan: Plan, config: &Config) -> Result<Vec<Attached>> {
+        let had = self.attachments();
+        let sandbox = take_sandbox(&mut plan, &had, config);
+        check_against(&mut plan, &had, config)?;
+        let host_root = self.host_root()?;
+        let disks = Disks::new(config);
+        disks.make_work_dir()?;
+        disks.refuse_agent()?;
+        let life = Life::of(&self.live.init, plan.own_pid_namespace);
+        if self.record.header.is_none() {
+            self.record.begin(Header {
+                version: record::VERSION,
+                id: self.running.id.clone(),
+                bundle: self.running.bundle.clone(),
+                manager: plan.manager,
+                identity: plan.identity.clone(),
+                isolator: plan.isolator,
+                life: life.clone(),
+                root: Base { path: host_root.path.to_string_lossy().into_owned(), id: host_root.id },
+            })?;
+            self.record.add(Line::Done { attachments: Vec::new(), binds: Vec::new() })?;
+        }
+        let from = self.record.lines.len();
+        let mut job = Job {
+            plan: &plan,
+            config,
+            live: &self.live,
+            home: &self.home,
+            host_root: &host_root,
+            disks: &disks,
+            life: &life,
+            container: (&self.running.id, &self.running.bundle),
+            runtime: &self.runtime,
+            record: &mut self.record,
+            phase: Phase::Running,
+            sandbox,
+            proc_fds: &self.proc_fds,
+        };
+        match isolator::attach(&mut job) {
+            Ok(new) => {
+                self.write_down(had.into_iter().chain(new.iter().cloned()).collect())?;
+                Ok(new)
+            }
+            Err(error) => {
+                let left = undo::undo_from(&self.runtime, &mut self.record, from, config);
+                left.iter().for_each(|left| log::error!("{left}"));
+                self.record.compact(&self.runtime)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn write_down(&mut self, attachments: Vec<Attached>) -> Result<()> {
+        let binds = self.record.binds().to_vec();
+        self.record.add(Line::Done { attachments, binds })
+    }
+
+    /// Refuses where a process uses one of these, or something is attached below one that is not among them.
+    fn check_unused(&self, attached: &[Attached]) -> Result<()> {
+        let had = self.attachments();
+        for one in attached {
+            let target = ContainerPath::parse(&one.target)?;
+            let is_below = |other: &&Attached| {
+                let path = ContainerPath::parse(&other.target);
+                path.is_ok_and(|path| path.within(&target).is_some_and(|rest| !rest.is_empty()))
+            };
+            if let Some(other) = had.iter().filter(|other| !attached.contains(other)).find(is_below) {
+                return Err(Error::new(Cause::PathConflict, format!("{} is attached below it", other.label))
+                    .volume(&one.label)
+                    .remedy(format!("detach {} first", other.target)));
+            }
+        }
+        let host_root = self.host_root()?;
+        for one in attached.iter().filter(|one| !one.link) {
+            self.find_mount(one, &host_root)
+                .and_then(|found| self.refuse_users(&found, one))
+                .map_err(|e| e.volume(&one.label))?;
+        }
+        Ok(())
+    }
+
+    /// Detaches these, children before parents.
+    fn detach(&mut self, attached: &[Attached], lazy: bool, config: &Config) -> Result<()> {
+        if !lazy {
+            self.check_unused(attached)?;
+        }
+        let host_root = self.host_root()?;
+        let base = self.base(config)?;
+        let mut order: Vec<&Attached> = attached.iter().collect();
+        order.sort_by_key(|one| std::cmp::Reverse(one.target.matches('/').count()));
+        for one in order {
+            let named = |error: Error| error.volume(&one.label);
+            if !one.link {
+                let found = self.find_mount(one, &host_root).map_err(named)?;
+                let inside = self.enter(&host_root)?;
+                let detached = sys::detach_mount(found);
+                drop(inside);
+                detached
+                    .because(Cause::AttachFailed, || format!("{} cannot be detached", one.target))
+                    .map_err(named)?;
+            }
+            let left: Vec<Attached> = self.attachments().into_iter().filter(|other| other != one).collect();
+            self.release(&host_root, &base, one, &left).map_err(named)?;
+            self.write_down(left)?;
+        }
+        self.record.compact(&self.runtime)
+    }
+
+    fn enter(&self, host_root: &HostRoot) -> Result<Inside<'_>> {
+        Inside::enter(&self.live, &self.home, host_root, Phase::Running, &self.proc_fds)
+    }
+
+    fn find_mount(&self, attached: &Attached, host_root: &HostRoot) -> Result<OwnedFd> {
+        let doing = || format!("{} cannot be looked at", attached.target);
+        let inside = self.enter(host_root)?;
+        let relative = attached.target.trim_start_matches('/');
+        let found =
+            sys::open_place(&inside.root, Path::new(relative), Resolve::InRoot).because(Cause::NotAttached, doing)?;
+        let stat = sys::stat(&found).because(Cause::NotAttached, doing)?;
+        if !stat.mount_root || stat.id != attached.id {
+            let what = format!("{} in the container is not the volume any more", attached.target);
+            return Err(Error::new(Cause::NotAttached, what));
+        }
+        Ok(found)
+    }
+
+    /// On the host, whose /proc shows all processes. One that comes between this look and the detaching goes on with the
+    /// volume: nothing it writes is lost.
+    fn refuse_users(&self, found: &OwnedFd, attached: &Attached) -> Result<()> {
+        let users = users::of(found, &self.live)?;
+        if users.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(Cause::PathInUse, format!("{} is in use by {}", attached.target, users.join(", "))))
+    }
+
+    /// Gives up the mount point or link, and the lease unless the volume is attached elsewhere in the container too.
+    fn release(
+        &mut self,
+        host_root: &HostRoot,
+        base: &ContainerPath,
+        attached: &Attached,
+        left: &[Attached],
+    ) -> Result<()> {
+        let sandbox = self.record.lines.iter().find_map(|line| match line {
+            Line::Sandbox { path, .. } => Some(PathBuf::from(path)),
+            _ => None,
+        });
+        let in_root = sys::open_place(sys::cwd(), &host_root.path, Resolve::NoMagic).ok();
+        let in_sandbox = sandbox.and_then(|path| trusted_place(&path));
+        // Its mount point, and what was made on the way to it and to nothing else that is left. The deepest first.
+        let is_needed = |place: &Place, by: &Attached| {
+            let above = match place.within {
+                Within::Root => PathBuf::from("/"),
+                Within::Sandbox => PathBuf::from(base.to_string()),
+            };
+            Path::new(&by.target).starts_with(above.join(&place.parent).join(&place.name))
+        };
+        for (place, file) in self.record.held_from(0).into_iter().rev() {
+            let others = left.iter().any(|other| is_needed(&place, other));
+            if others || !is_needed(&place, attached) || !self.record.holds(file) {
+                continue;
+            }
+            let base = match place.within {
+                Within::Root => in_root.as_ref(),
+                Within::Sandbox => in_sandbox.as_ref(),
+            };
+            mountpoint::release(&self.runtime, base, &self.record.name, &place, file)?;
+            self.record.add(Line::GivenUp { file })?;
+        }
+        if let Some(volume) = &attached.volume
+            && !left.iter().any(|other| other.volume.as_ref().is_some_and(|other| other.file == volume.file))
+        {
+            lease::release(volume.file, &self.record.name, &self.live.init)?;
+            self.record.forget_lease(volume.file, 0);
+        }
+        Ok(())
     }
 }
 
@@ -178,119 +391,6 @@ fn check_against(plan: &mut Plan, had: &[Attached], config: &Config) -> Result<(
                 };
             }
         }
-    }
-    Ok(())
-}
-
-/// Detaches what is attached at a path of a running container. Its data stays where it is.
-///
-/// # Errors
-/// [`Cause::NotAttached`]; [`Cause::PathInUse`] with the processes that use it, unless `lazy`: they go on with it then, and
-/// new ones do not see it.
-pub fn detach(running: &Running, path: &str, lazy: bool, config: &Config) -> Result<Attached> {
-    let mut container = Container::open(running, config)?;
-    let had = container.attachments();
-    let asked = ContainerPath::parse(path)?;
-    let base = match &container.record.header {
-        Some(header) if header.isolator == crate::config::Isolator::Posix => {
-            ContainerPath::parse(&container.bundle.config.cwd)?
-        }
-        _ => config.sandbox_directory.clone(),
-    };
-    let target = asked.below(&base);
-    let Some(attached) = had.iter().find(|attached| attached.target == target.to_string()).cloned() else {
-        return Err(Error::new(Cause::NotAttached, format!("{target} of the container is none of ours")));
-    };
-    let is_below = |other: &&Attached| {
-        ContainerPath::parse(&other.target)
-            .is_ok_and(|other| other.within(&target).is_some_and(|rest| !rest.is_empty()))
-    };
-    if let Some(other) = had.iter().find(is_below) {
-        return Err(Error::new(Cause::PathConflict, format!("{} is attached below it", other.label))
-            .volume(&attached.label)
-            .remedy(format!("detach {} first", other.target)));
-    }
-    let host_root = HostRoot::find(&container.bundle.fd, &container.bundle.path, &container.bundle.config.root)?;
-    if !attached.link {
-        let enter = || Inside::enter(&container.live, &container.home, &host_root, Phase::Running, &container.proc_fds);
-        let named = |error: Error| error.volume(&attached.label);
-        let found = enter().and_then(|inside| find_mount(&inside, &attached, &target)).map_err(named)?;
-        // Who uses it is asked on the host, whose /proc shows all processes.
-        if !lazy {
-            refuse_users(&found, &container.live, &target).map_err(named)?;
-        }
-        let inside = enter().map_err(named)?;
-        let detached = sys::detach_mount(found);
-        drop(inside);
-        detached.because(Cause::AttachFailed, || format!("{target} cannot be detached")).map_err(named)?;
-    }
-    let left: Vec<Attached> = had.iter().filter(|other| **other != attached).cloned().collect();
-    release(&mut container, &host_root, &base, &attached, &left)?;
-    let binds = container.record.binds().to_vec();
-    container.record.add(Line::Done { attachments: left, binds })?;
-    container.record.compact(&container.runtime)?;
-    Ok(attached)
-}
-
-fn find_mount(inside: &Inside<'_>, attached: &Attached, target: &ContainerPath) -> Result<OwnedFd> {
-    let doing = || format!("{target} cannot be looked at");
-    let found = sys::open_place(&inside.root, Path::new(&target.relative()), Resolve::InRoot)
-        .because(Cause::NotAttached, doing)?;
-    let stat = sys::stat(&found).because(Cause::NotAttached, doing)?;
-    if !stat.mount_root || stat.id != attached.id {
-        return Err(Error::new(Cause::NotAttached, format!("{target} in the container is not the volume any more")));
-    }
-    Ok(found)
-}
-
-/// A process that came between this look and the detaching goes on with the volume: nothing it writes is lost.
-fn refuse_users(found: &OwnedFd, live: &Live, target: &ContainerPath) -> Result<()> {
-    let users = users::of(found, live)?;
-    if users.is_empty() {
-        return Ok(());
-    }
-    Err(Error::new(Cause::PathInUse, format!("{target} is in use by {}", users.join(", "))))
-}
-
-/// Gives up the mount point or link, and the lease unless the volume is attached elsewhere in the container too.
-fn release(
-    container: &mut Container<'_>,
-    host_root: &HostRoot,
-    sandbox_directory: &ContainerPath,
-    attached: &Attached,
-    left: &[Attached],
-) -> Result<()> {
-    let sandbox = container.record.lines.iter().find_map(|line| match line {
-        Line::Sandbox { path, .. } => Some(PathBuf::from(path)),
-        _ => None,
-    });
-    let in_root = sys::open_place(sys::cwd(), &host_root.path, Resolve::NoMagic).ok();
-    let in_sandbox = sandbox.and_then(|path| trusted_place(&path));
-    // Its mount point, and what was made on the way to it and to nothing else that is left. The deepest first.
-    let is_needed = |place: &Place, by: &Attached| {
-        let base = match place.within {
-            Within::Root => PathBuf::from("/"),
-            Within::Sandbox => PathBuf::from(sandbox_directory.to_string()),
-        };
-        Path::new(&by.target).starts_with(base.join(&place.parent).join(&place.name))
-    };
-    for (place, file) in container.record.held_from(0).into_iter().rev() {
-        let others = left.iter().any(|other| is_needed(&place, other));
-        if others || !is_needed(&place, attached) || !container.record.holds(file) {
-            continue;
-        }
-        let base = match place.within {
-            Within::Root => in_root.as_ref(),
-            Within::Sandbox => in_sandbox.as_ref(),
-        };
-        mountpoint::release(&container.runtime, base, &container.record.name, &place, file)?;
-        container.record.add(Line::GivenUp { file })?;
-    }
-    if let Some(volume) = &attached.volume
-        && !left.iter().any(|other| other.volume.as_ref().is_some_and(|other| other.file == volume.file))
-    {
-        lease::release(volume.file, &container.record.name, &container.live.init)?;
-        container.record.forget_lease(volume.file, 0);
     }
     Ok(())
 }

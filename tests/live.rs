@@ -150,6 +150,63 @@ fn a_volume_in_use_is_not_detached() {
     });
 }
 
+// Exactly what is asked for, and nothing at all where any of it cannot be.
+#[test]
+fn an_update_is_all_or_nothing() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        for id in ["a", "b", "c"] {
+            fs::write(lab.volume(id).join(id), "").unwrap();
+        }
+        fs::create_dir(lab.volume_path("default", "a").join("sub")).unwrap();
+        let mut container = lab.container(runtime, "c");
+        let script = "while ! [ -e /a/go ]; do sleep 0.02; done; cd /c; while [ -e /a/go ]; do sleep 0.02; done; cd /; sleep 1000";
+        container.ask("a:/a;b:data").start(script);
+        let update = |volumes: &[&str]| live(&lab, &container, "update", volumes);
+        let has = |files: &[&str], not: &[&str]| {
+            let yes = files.iter().map(|file| format!("test -e {file}"));
+            let no = not.iter().map(|file| format!("test ! -e {file}"));
+            container.exec(&yes.chain(no).collect::<Vec<_>>().join(" && ")).ok();
+        };
+        let (first, second) = ("/a/a", "/mnt/mesos/sandbox/data/b");
+        has(&[first, second], &["/c"]);
+        assert_eq!(update(&["a:/a", "b:data"]).ok().out, "", "nothing to do");
+        let ran = update(&["a:/a", "c:/a/sub", "c:/c"]).ok();
+        assert_eq!(ran.lines(), ["attached c:/c at /c", "attached c:/a/sub at /a/sub", "detached b:data"]);
+        has(&[first, "/c/c", "/a/sub/c"], &[second]);
+        // None of these changes anything.
+        for (volumes, code) in [
+            (&["a:/a", "missing:/x"][..], 41),
+            (&["a:/a", "b:/c"], 38),
+            (&["a:/a", "c:/c:ro"], 38),
+            (&["a:/a", "c:/c", "b:/proc"], 37),
+            (&["c:/c", "c:/a/sub"], 38),
+        ] {
+            let ran = update(volumes);
+            assert_eq!(ran.code, code, "{volumes:?}: {ran:?}");
+            has(&[first, "/c/c", "/a/sub/c"], &[second, "/x"]);
+        }
+        // What is in use stays, and so does everything else.
+        let go = lab.volume_path("default", "a").join("go");
+        assert_eq!(update(&["a:/a", "c:/c"]).code, 0);
+        fs::write(&go, "").unwrap();
+        let cwd = || fs::read_link(format!("/proc/{}/cwd", container.pid())).unwrap();
+        wait_for("the user", || cwd() == Path::new("/c"));
+        let ran = update(&["a:/a", "b:/b"]);
+        assert!(ran.code == 80 && ran.err.contains("(sh)"), "{ran:?}");
+        has(&["/c/c", "/a/a"], &["/b"]);
+        fs::remove_file(go).unwrap();
+        wait_for("the user to be gone", || cwd() == Path::new("/"));
+        update(&["a:/a", "b:/b"]).ok();
+        has(&["/b/b", "/a/a"], &["/c"]);
+        update(&[]).ok();
+        has(&[], &["/b", "/c", "/a"]);
+        container.delete();
+        let _ = fs::remove_dir_all(lab.runtime_dir().join("log"));
+        lab.assert_clean();
+    });
+}
+
 // A container is named by its id, by the beginning of it, or by its process.
 #[test]
 fn containers_are_found() {

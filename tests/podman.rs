@@ -535,3 +535,29 @@ fn a_pod_of_podman_is_one_holder() {
         podman.assert_clean();
     });
 }
+
+// A running container of podman gets a volume without a restart, and loses it with its end as any other.
+#[test]
+fn a_running_container_of_podman_gets_a_volume() {
+    each("filesystem/linux", |podman| {
+        let volume = podman.lab.volume("db");
+        // As any administrator's: podman tells neither runtime another --root.
+        tmpfs(&Path::new("/run").join(podman.runtime.program()), MsFlags::empty());
+        for options in [&[][..], &["--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536"]] {
+            podman.start("web", options);
+            let id = podman.inspect("web", ".Id");
+            podman.lab.cli(&["attach", &id[..12], "db:/d", "db:data:ro"]).ok();
+            podman.exec("web", &format!("echo 1 >> /d/n && cat {SANDBOX}/data/n && ! touch {SANDBOX}/data/x")).ok();
+            assert_eq!(fs::metadata(volume.join("n")).unwrap().uid(), 0, "{options:?}");
+            podman.refused(&podman.ask("db:data", "echo STARTED"), 71);
+            podman.lab.cli(&["detach", &id[..12], "data"]).ok();
+            podman.exec("web", &format!("test ! -e {SANDBOX}/data && test -e /d/n")).ok();
+            podman.run(&["rm", "-f", "-t", "0", "web"]).ok();
+            // podman had no hook to run for a container that asked for nothing at its start.
+            podman.lab.cli(&["reconcile"]).ok();
+            podman.ask("db:data", "true").ok();
+        }
+        umount2(&Path::new("/run").join(podman.runtime.program()), MntFlags::MNT_DETACH).unwrap();
+        podman.assert_clean();
+    });
+}

@@ -302,7 +302,7 @@ fn reconcile_undoes_what_is_dead_and_nothing_else() {
         dead.hooks(&lab.config(), &[("prestart", PRESTART)])
             .ask("db:data;db:/a/b")
             .start("echo x > /a/b/f; sleep 1000");
-        wait_for("a write", || volume.join("f").exists());
+        wait_for("a write", || fs::read(volume.join("f")).is_ok_and(|text| text == b"x\n"));
         dead.kill();
         dead.delete();
         assert!(dead.rootfs().join("a/b").exists() && leases().len() == 4);
@@ -380,7 +380,7 @@ fn after_a_reboot_leases_are_free_sandboxes_collected_and_volumes_whole() {
             let mut container = lab.container(runtime, "c");
             container.hooks(&lab.config(), &[("prestart", PRESTART)]).ask("db:data");
             container.start("echo x > /mnt/mesos/sandbox/data/f; sleep 1000");
-            wait_for("a write", || volume.join("f").exists());
+            wait_for("a write", || fs::read(volume.join("f")).is_ok_and(|text| text == b"x\n"));
             let data = manifest(&volume);
             container.kill();
             container.delete();
@@ -460,6 +460,103 @@ fn nobody_can_stop_gc() {
         lab.configure(json!({ "isolation": "filesystem/linux", "sandbox_retention": "0" }));
         lab.cli(&["gc"]).ok();
         assert!(names(&sandboxes).is_empty());
+        lab.assert_clean();
+    });
+}
+
+// Something took a volume's place in the moment in which it was moved, and then the kill came: that was never destroyed.
+#[test]
+fn what_only_has_the_name_of_a_remainder_is_not_deleted() {
+    on(Host::Private, || {
+        let lab = Lab::new("filesystem/linux");
+        let volume = lab.volume("db");
+        fill(&volume);
+        let whole = content(&volume);
+        let inode = fs::metadata(&volume).unwrap().ino();
+        let remainder = |number: &str| volume.with_file_name(format!(".fs-isolator.destroyed.{number}"));
+        for number in [format!("1.{:x}", inode + 1), format!("1.{inode:x}x"), "1".to_owned()] {
+            fs::rename(&volume, remainder(&number)).unwrap();
+            let ran = lab.cli(&["gc"]);
+            assert!(ran.code == 62 && ran.err.contains("is not what was to be destroyed"), "{number}: {ran:?}");
+            fs::rename(remainder(&number), &volume).unwrap();
+            assert_eq!(content(&volume), whole, "{number}");
+        }
+        fs::rename(&volume, remainder(&format!("1.{inode:x}"))).unwrap();
+        lab.cli(&["gc"]).ok();
+        assert!(names(volume.parent().unwrap()).is_empty());
+        lab.assert_clean();
+    });
+}
+
+/// Takes the lock under which a volume's leases change, as somebody has it who is about to destroy the volume.
+fn lock_leases(volume: &Path) -> fs::File {
+    let stat = fs::metadata(volume).unwrap();
+    let directory = Path::new("/run/fs-isolator/leases").join(format!("{:x}-{:x}", stat.dev(), stat.ino()));
+    fs::create_dir_all(&directory).unwrap();
+    let lock = fs::File::open(directory).unwrap();
+    lock.lock().unwrap();
+    lock
+}
+
+/// Waits until somebody else waits for a lock.
+fn wait_for_waiter(lock: &fs::File) {
+    let stat = lock.metadata().unwrap();
+    let (major, minor) = (nix::sys::stat::major(stat.dev()), nix::sys::stat::minor(stat.dev()));
+    let file = format!(" {major:02x}:{minor:02x}:{} ", stat.ino());
+    let waits = |line: &str| line.contains("->") && line.contains(&file);
+    wait_for("somebody to wait", || fs::read_to_string("/proc/locks").unwrap().lines().any(waits));
+}
+
+// Whoever was found before the lock was had may be gone when it is.
+#[test]
+fn a_volume_that_is_destroyed_meanwhile_is_not_attached() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        let volume = lab.volume("db");
+        fill(&volume);
+        let inode = fs::metadata(&volume).unwrap().ino();
+        let mut container = lab.container(runtime, "c");
+        container.ask("db:/d").shell("sleep 1000");
+        let lock = lock_leases(&volume);
+        let ran = std::thread::scope(|scope| {
+            let created = scope.spawn(|| container.create());
+            wait_for_waiter(&lock);
+            fs::rename(&volume, volume.with_file_name(format!(".fs-isolator.destroyed.1.{inode:x}"))).unwrap();
+            drop(lock);
+            created.join().unwrap()
+        });
+        assert!(ran.code != 0 && lab.log("c").contains("[exit 41]"), "{ran:?} {}", lab.log("c"));
+        lab.cli(&["gc"]).ok();
+        assert!(names(volume.parent().unwrap()).is_empty());
+        lab.assert_clean();
+    });
+}
+
+// A MOUNT disk that is another's by then keeps the other's data.
+#[test]
+fn a_mount_disk_that_is_anothers_meanwhile_is_not_emptied() {
+    on(Host::Private, || {
+        let lab = Lab::new("filesystem/linux");
+        let nvme = lab.dir.join("nvme");
+        tmpfs(&nvme, MsFlags::empty());
+        lab.configure(json!({ "isolation": "filesystem/linux",
+                              "disks": [{ "name": "nvme", "type": "MOUNT", "mount": { "root": nvme } }] }));
+        lab.cli(&["volume", "create", "--disk", "nvme", "db"]).ok();
+        let lock = lock_leases(&nvme);
+        let ran = std::thread::scope(|scope| {
+            let destroyed = scope.spawn(|| lab.cli(&["volume", "destroy", "--yes", "db"]));
+            wait_for_waiter(&lock);
+            let rename = "import os, sys; at = sys.argv[1], 'trusted.fs-isolator'\n\
+                          os.setxattr(*at, os.getxattr(*at).replace(b'\"db\"', b'\"other\"'))";
+            run("python3", &["-c", rename, nvme.to_str().unwrap()]).ok();
+            fill(&nvme);
+            drop(lock);
+            destroyed.join().unwrap()
+        });
+        assert_eq!(ran.code, 41, "{ran:?}");
+        assert_eq!(fs::read_to_string(nvme.join("a/b/c/f")).unwrap(), "a/b/c/f");
+        lab.cli(&["volume", "inspect", "other"]).ok();
+        umount(&nvme).unwrap();
         lab.assert_clean();
     });
 }

@@ -1,4 +1,4 @@
-//! `fs-isolator attach` and `fs-isolator detach`: volumes on running containers.
+//! `fs-isolator attach`, `detach` and `update`: volumes on running containers.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -73,6 +73,32 @@ pub fn attach(arguments: &Attach, config: &Config, json: bool) -> Result<()> {
     }
     let line = |attached: &crate::record::Attached| format!("attached {} at {}", attached.label, attached.target);
     show::lines(&new.iter().map(line).collect::<Vec<_>>())
+}
+
+/// Arguments of `update`.
+#[derive(Debug, Args)]
+pub struct Update {
+    #[command(flatten)]
+    container: Container,
+    /// The container's id or the beginning of it (not with --pid), and all volumes that it is to have; without any it
+    /// loses all
+    #[arg(value_name = "CONTAINER VOLUME")]
+    words: Vec<String>,
+}
+
+/// Runs `update`.
+///
+/// # Errors
+/// Those of [`attach`] and [`detach`].
+pub fn update(arguments: &Update, config: &Config, json: bool) -> Result<()> {
+    let (running, volumes) = arguments.container.find(&arguments.words)?;
+    let done = live::update(&running, &volumes.join(";"), config).map_err(|error| error.container(&running.id))?;
+    if json {
+        return show::json(&done);
+    }
+    let attached = done.attached.iter().map(|one| format!("attached {} at {}", one.label, one.target));
+    let detached = done.detached.iter().map(|one| format!("detached {}", one.label));
+    show::lines(&attached.chain(detached).collect::<Vec<_>>())
 }
 
 /// Runs `detach`.
