@@ -703,12 +703,13 @@ pub fn modified(fd: impl AsFd) -> Result<i64> {
         .named("statx", "")
 }
 
-/// Reads an extended attribute of at most 64 KiB; `None` where the file has none of this name.
+/// Reads an extended attribute of at most 4 KiB; `None` where the file has none of this name.
 ///
 /// # Errors
-/// `EOPNOTSUPP` where the filesystem has no extended attributes, or whatever else fgetxattr(2) answers.
+/// `EOPNOTSUPP` where the filesystem has no extended attributes, `ERANGE` where it is larger, or whatever else
+/// fgetxattr(2) answers.
 pub fn get_xattr(fd: impl AsFd, name: &CStr) -> Result<Option<Vec<u8>>> {
-    let mut value = vec![0_u8; 64 << 10];
+    let mut value = vec![0_u8; 4 << 10];
     // SAFETY: `name` is NUL-terminated, and the kernel writes at most the length that is passed.
     let answer =
         unsafe { libc::fgetxattr(fd.as_fd().as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
