@@ -85,7 +85,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<()> {
-    let config = || Config::load(cli.config.as_deref());
+    // For people; a hook's working directory means nothing.
+    let file = cli.config.as_ref().map(|file| std::path::absolute(file).unwrap_or_else(|_| file.clone()));
+    let config = || Config::load(file.as_deref());
     match &cli.verb {
         Verb::Volume(verb) => volume::run(verb, &config()?, cli.json),
         Verb::Sandbox(verb) => sandbox::run(verb, &config()?, cli.json),
@@ -99,7 +101,7 @@ fn run(cli: &Cli) -> Result<()> {
         Verb::Gc => maintain::gc(&config()?, cli.json),
         Verb::Config => show::json(&config()?),
         Verb::Explain(arguments) => explain::run(arguments, cli.json),
-        Verb::Install(arguments) => install::install(arguments, cli.config.as_deref(), cli.json),
+        Verb::Install(arguments) => install::install(arguments, file.as_deref(), cli.json),
         Verb::Uninstall(arguments) => install::uninstall(arguments, cli.json),
     }
 }
