@@ -64,7 +64,7 @@ impl Isolator {
     /// [`Cause::NotSupported`] for the volume isolators, which this version does not have.
     pub fn parse_flag(flag: &str) -> Result<Isolator> {
         let wrong = |what: String| Err(Error::new(Cause::Isolation, format!("isolation {flag:?} {what}")));
-        let mut found = None;
+        let (mut found, mut implied) = (None, None);
         let mut seen: Vec<&str> = Vec::new();
         for token in flag.split(',').filter(|token| !token.is_empty()) {
             if seen.contains(&token) {
@@ -75,7 +75,12 @@ impl Isolator {
                 "filesystem/posix" => Isolator::Posix,
                 "filesystem/linux" => Isolator::Linux,
                 "filesystem/shared" => Isolator::Shared,
-                "volume/host_path" | "volume/sandbox_path" | "volume/secret" | "volume/image" => {
+                // They come with filesystem/linux, and stand on it (mesos.md CT5, HP1, SP1).
+                "volume/host_path" | "volume/sandbox_path" => {
+                    implied.get_or_insert(token);
+                    continue;
+                }
+                "volume/secret" | "volume/image" => {
                     return Err(Error::new(
                         Cause::NotSupported,
                         format!("isolation {flag:?} names {token}, which this version does not have"),
@@ -87,7 +92,12 @@ impl Isolator {
                 return wrong("names more than one filesystem isolator".to_owned());
             }
         }
-        Ok(found.unwrap_or(Isolator::Posix))
+        match (found.unwrap_or(Isolator::Posix), implied) {
+            (isolator, Some(token)) if isolator != Isolator::Linux => {
+                wrong(format!("names {token}, which stands on filesystem/linux"))
+            }
+            (isolator, _) => Ok(isolator),
+        }
     }
 }
 
@@ -617,10 +627,14 @@ mod tests {
             ("filesystem/foo", Cause::Isolation),
             ("linux", Cause::Isolation),
             ("filesystem/linux,volume/secret", Cause::NotSupported),
+            ("volume/host_path", Cause::Isolation),
+            ("filesystem/posix,volume/sandbox_path", Cause::Isolation),
         ] {
             assert_eq!(Isolator::parse_flag(flag).unwrap_err().cause(), cause, "{flag:?}");
         }
-        assert!(one_isolator("").is_err(), "an annotation names one");
+        let flag = "filesystem/linux,volume/host_path,volume/sandbox_path";
+        assert_eq!(Isolator::parse_flag(flag).unwrap(), Isolator::Linux);
+        assert!(one_isolator("").is_err() && one_isolator(flag).is_err(), "an annotation names one");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::error::{Because, Cause, Error, Result};
 use crate::init::{self, Life, Live};
 use crate::intake::{self, Bundle};
 use crate::isolator::{self, Job};
-use crate::plan::{Attachment, Missing, Origin, Plan, Sandbox};
+use crate::plan::{Attachment, Missing, Origin, Plan};
 use crate::record::{self, Attached, Base, Header, Line, Place, Record, Within};
 use crate::request::PREFIX;
 use crate::request::container_path::ContainerPath;
@@ -365,9 +365,6 @@ impl Container<'_> {
 fn take_sandbox(plan: &mut Plan, had: &[Attached], config: &Config) -> Option<(ContainerPath, sys::FileId)> {
     let there = had.iter().find(|attached| attached.target == config.sandbox_directory.to_string())?;
     plan.attachments.retain(|attachment| attachment.from != Origin::Sandbox);
-    if plan.sandbox == Sandbox::Own {
-        plan.sandbox = Sandbox::None;
-    }
     Some((config.sandbox_directory.clone(), there.id))
 }
 

@@ -114,6 +114,11 @@ pub enum Origin {
         /// The rest, below it.
         below: Option<ContainerPath>,
     },
+    /// A directory of the container's own sandbox (Mesos's SANDBOX_PATH of type SELF).
+    InSandbox {
+        /// Below the sandbox.
+        path: ContainerPath,
+    },
     /// shared: a private folder in the sandbox, with the mode and owner of what it covers.
     Private {
         /// Below the sandbox.
@@ -230,9 +235,10 @@ pub fn make(facts: Facts<'_>, request: &Request, config: &Config) -> Result<Plan
         attachments
             .push(attachment(facts, request, config, isolator, volume).map_err(|error| error.volume(volume.label()))?);
     }
+    follow_sandbox_paths(&mut attachments);
     let sandbox = match isolator {
         Isolator::Posix => Sandbox::WorkingDirectory(working_directory),
-        Isolator::Linux if request.sandbox || attachments.iter().any(|a| a.in_sandbox.is_some()) => Sandbox::Own,
+        Isolator::Linux if request.sandbox || attachments.iter().any(needs_sandbox) => Sandbox::Own,
         Isolator::Shared if request.sandbox || attachments.iter().any(|a| matches!(a.from, Origin::Private { .. })) => {
             Sandbox::Own
         }
@@ -264,6 +270,40 @@ pub fn make(facts: Facts<'_>, request: &Request, config: &Config) -> Result<Plan
         own_pid_namespace: bundle.own_pid_namespace,
         sandbox_retention: config.sandbox_retention,
     })
+}
+
+fn needs_sandbox(attachment: &Attachment) -> bool {
+    attachment.in_sandbox.is_some() || matches!(attachment.from, Origin::InSandbox { .. })
+}
+
+/// A directory of the sandbox at or below a volume is that volume: on the host the volume is mounted nowhere, and the
+/// directory there only its mount point (MESOS-7770: Marathon's way to have a volume at an absolute path). It has the
+/// volume's lease, and is read-only where either is.
+fn follow_sandbox_paths(attachments: &mut [Attachment]) {
+    for index in 0..attachments.len() {
+        let Origin::InSandbox { path } = attachments[index].from.clone() else { continue };
+        let covers = |other: &Attachment| {
+            let rest = path.within(other.in_sandbox.as_ref()?)?;
+            matches!(other.from, Origin::Volume { .. }).then(|| (other.clone(), rest.to_vec()))
+        };
+        let Some((volume, rest)) = attachments.iter().filter_map(covers).min_by_key(|(_, rest)| rest.len()) else {
+            continue;
+        };
+        let Origin::Volume { role, id, disk, subpath, shared, size_mb } = volume.from else { continue };
+        let below = subpath.iter().map(ContainerPath::relative).chain(rest).collect::<Vec<_>>().join("/");
+        let subpath = if below.is_empty() { None } else { ContainerPath::parse_relative(&below).ok() };
+        let attachment = &mut attachments[index];
+        attachment.why.push(format!("{path} of the sandbox is volume {}", volume.label));
+        attachment.from = Origin::Volume { role, id, disk, subpath, shared, size_mb };
+        if let (How::Mount { attributes: theirs, .. }, How::Mount { attributes, propagation, named }) =
+            (volume.how, &mut attachment.how)
+        {
+            *attributes = attributes.and(theirs);
+            if *attributes != MountAttributes::default() && !*named {
+                *propagation = Propagation::Private;
+            }
+        }
+    }
 }
 
 /// Binds of the bundle that are plain rw and name no propagation. (A host mount that came later below a read-only bind
@@ -331,7 +371,7 @@ fn attachment(
                 size_mb: *size_mb,
             }
         }
-        Source::HostPath { path } if isolator == Isolator::Shared => {
+        Source::HostPath { path } if isolator != Isolator::Posix => {
             let from = allowed_host_path(facts.identity, config, path, volume.mode)?;
             why.push("allowed by host_paths".to_owned());
             from
@@ -340,14 +380,22 @@ fn attachment(
             why.push("a private part: a folder in the sandbox with the mode and owner of what it covers".to_owned());
             Origin::Private { path: path.clone() }
         }
-        Source::HostPath { .. } | Source::SandboxPath { .. } | Source::ParentPath { .. } | Source::Secret { .. }
-            if isolator == Isolator::Linux =>
-        {
+        Source::SandboxPath { path } if isolator == Isolator::Linux => {
+            // mesos.md SP3: a relative one would be a second name in the same sandbox.
+            if !volume.container_path.is_absolute() {
+                return Err(Error::new(
+                    Cause::ContainerPath,
+                    "a directory of the sandbox is mounted at an absolute container path, and this one is relative",
+                )
+                .remedy("use an absolute container path"));
+            }
+            Origin::InSandbox { path: path.clone() }
+        }
+        Source::ParentPath { .. } | Source::Secret { .. } if isolator == Isolator::Linux => {
             return Err(Error::new(
                 Cause::NotSupported,
-                "filesystem/linux has only persistent volumes in this version",
-            )
-            .remedy("filesystem/shared has host= and sandbox= volumes"));
+                "filesystem/linux has no secrets and no directories of the parent in this version",
+            ));
         }
         _ => {
             return Err(Error::new(
@@ -611,8 +659,17 @@ fn covered_by(other: &Attachment, rest: &[String], config: &Config) -> Missing {
                 command: format!("mkdir -p {}", shell_word(&path.to_string_lossy())),
             }
         }
-        // The sandbox; the others are filesystem/shared's, where every target must exist.
-        Origin::Sandbox | Origin::HostPath { .. } | Origin::Private { .. } => Missing::Make,
+        Origin::HostPath { allowed, below } => {
+            let mut path = PathBuf::from(allowed);
+            path.extend(below.as_ref().map(ContainerPath::relative));
+            path.push(rest.join("/"));
+            Missing::Refuse {
+                inside: format!("volume {}", other.label),
+                command: format!("mkdir -p {}", shell_word(&path.to_string_lossy())),
+            }
+        }
+        // The sandbox, or a directory of it; the last is filesystem/shared's, where every target must exist.
+        Origin::Sandbox | Origin::InSandbox { .. } | Origin::Private { .. } => Missing::Make,
     }
 }
 
@@ -734,7 +791,8 @@ mod tests {
             ("filesystem/posix", "host=/x:y", Cause::NoIsolator),
             ("filesystem/posix", "secret=s:y", Cause::NoIsolator),
             ("filesystem/linux", "secret=s:y", Cause::NotSupported),
-            ("filesystem/linux", "sandbox=s:/y", Cause::NotSupported),
+            ("filesystem/linux", "sandbox=s:y", Cause::ContainerPath),
+            ("filesystem/linux", "host=/srv:/y", Cause::HostPathNotAllowed),
             ("filesystem/linux", "parent=s:y", Cause::NotSupported),
             ("filesystem/linux", "a:x:disk=fast", Cause::DiskUnknown),
             (
@@ -770,6 +828,29 @@ mod tests {
         }
         let error = plan_with(&bundle(), &config(""), "a:x").unwrap_err();
         assert!(error.to_string().contains(r#"{"isolation": "filesystem/linux"}"#), "{error}");
+    }
+
+    // MESOS-7770: in any order, and with ro on either.
+    #[test]
+    fn a_path_of_the_sandbox_at_or_below_a_volume_is_that_volume() {
+        for volumes in
+            ["db:mysqldata;sandbox=mysqldata:/var/lib/mysql", "sandbox=mysqldata:/var/lib/mysql;db:mysqldata"]
+        {
+            for (options, read_only) in [(["", ""], false), ([":ro", ""], true), (["", ":ro"], true)] {
+                let volumes: Vec<String> = volumes
+                    .split(';')
+                    .map(|volume| format!("{volume}{}", options[usize::from(volume.starts_with("sandbox"))]))
+                    .collect();
+                let plan = linux(&volumes.join(";")).unwrap();
+                let found = plan.attachments.iter().find(|a| a.target.to_string() == "/var/lib/mysql").unwrap();
+                assert!(matches!(&found.from, Origin::Volume { id, subpath: None, .. } if id.as_str() == "db"));
+                assert!(matches!(found.how, How::Mount { attributes, .. } if attributes.read_only == read_only));
+            }
+        }
+        let plan = linux("db:a:subpath=s;sandbox=a/b/c:/x;sandbox=ab:/y").unwrap();
+        let from = |target: &str| &plan.attachments.iter().find(|a| a.target.to_string() == target).unwrap().from;
+        assert!(matches!(from("/x"), Origin::Volume { subpath: Some(path), .. } if path.to_string() == "s/b/c"));
+        assert!(matches!(from("/y"), Origin::InSandbox { .. }), "by component");
     }
 
     // mesos.md E12 for host paths, and roles on them.

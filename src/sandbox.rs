@@ -10,6 +10,7 @@ use nix::errno::Errno;
 
 use crate::container::Manager;
 use crate::error::{Because, Cause, Error, Result};
+use crate::request::container_path::ContainerPath;
 use crate::sys::{self, Resolve};
 use crate::tree;
 use crate::trusted::{self, Missing};
@@ -81,6 +82,36 @@ impl Own {
         };
         open().because(Cause::Sandbox, doing)
     }
+}
+
+/// Makes a directory in a sandbox, beneath it and without following links. `give` gives each that is made what it needs,
+/// and is told which is the last. One that is there stays as it is.
+///
+/// # Errors
+/// [`Cause::Sandbox`].
+pub fn make_directory(
+    sandbox: &OwnedFd,
+    path: &ContainerPath,
+    give: impl Fn(&OwnedFd, bool) -> sys::Result<()>,
+) -> Result<()> {
+    let doing = || format!("{path} in the sandbox cannot be made");
+    let relative = path.relative();
+    let mut current =
+        sys::open_place(sandbox, Path::new("."), Resolve::BeneathNoLinks).because(Cause::Sandbox, doing)?;
+    let mut names = relative.split('/').peekable();
+    while let Some(name) = names.next() {
+        let made = match sys::mkdir_at(&current, name, 0o755) {
+            Err(error) if error.errno == Errno::EEXIST => false,
+            answer => answer.because(Cause::Sandbox, doing).map(|()| true)?,
+        };
+        let next =
+            sys::open_dir(&current, Path::new(name), Resolve::BeneathNoLinksNoMounts).because(Cause::Sandbox, doing)?;
+        if made {
+            give(&next, names.peek().is_none()).because(Cause::Sandbox, doing)?;
+        }
+        current = next;
+    }
+    Ok(())
 }
 
 /// Deletes a sandbox, never across a mount and never through a link.

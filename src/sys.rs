@@ -324,6 +324,17 @@ pub struct MountAttributes {
 }
 
 impl MountAttributes {
+    /// What either has.
+    #[must_use]
+    pub fn and(self, other: MountAttributes) -> MountAttributes {
+        MountAttributes {
+            read_only: self.read_only || other.read_only,
+            nosuid: self.nosuid || other.nosuid,
+            nodev: self.nodev || other.nodev,
+            noexec: self.noexec || other.noexec,
+        }
+    }
+
     fn bits(self) -> u64 {
         let bit = |set: bool, bit: u64| if set { bit } else { 0 };
         bit(self.read_only, 0x1) | bit(self.nosuid, 0x2) | bit(self.nodev, 0x4) | bit(self.noexec, 0x8)

@@ -564,3 +564,100 @@ fn a_volume_below_a_shared_mount_is_refused() {
         lab.assert_clean();
     });
 }
+
+// Volume isolators on top of filesystem/linux.
+
+// MESOS-7770: Marathon's way to have a volume at an absolute path, in either order.
+#[test]
+fn mesos_7770_a_path_of_the_sandbox_is_the_volume_that_lies_there() {
+    each(|runtime| {
+        for volumes in
+            ["db:mysqldata;sandbox=mysqldata:/var/lib/mysql", "sandbox=mysqldata:/var/lib/mysql;db:mysqldata"]
+        {
+            let lab = Lab::new("filesystem/linux");
+            let volume = lab.volume("db");
+            let mut container = lab.container(runtime, "c");
+            let script = "echo x > /var/lib/mysql/f && cat /mnt/mesos/sandbox/mysqldata/f";
+            assert_eq!(container.ask(volumes).run_shell(script).ok().out, "x\n");
+            assert!(volume.join("f").exists());
+            for read_only in
+                ["db:mysqldata:ro;sandbox=mysqldata:/var/lib/mysql", "db:mysqldata;sandbox=mysqldata:/var/lib/mysql:ro"]
+            {
+                let ran = container.ask(read_only).run_shell("cat /var/lib/mysql/f && touch /var/lib/mysql/g");
+                assert!(ran.out == "x\n" && ran.err.contains("Read-only"), "{ran:?}");
+            }
+            // As Marathon writes it.
+            let json = r#"[{"name": "disk", "role": "default", "disk": {"persistence": {"id": "db"},
+                              "volume": {"container_path": "mysqldata", "mode": "RW"}}},
+                           {"container_path": "/var/lib/mysql", "host_path": "mysqldata", "mode": "RW"}]"#;
+            assert_eq!(container.ask(json).run_shell("cat /var/lib/mysql/f").ok().out, "x\n");
+            lab.assert_clean();
+        }
+    });
+}
+
+#[test]
+fn directories_of_the_sandbox_are_mounted_where_they_are_wanted() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        lab.volume("db");
+        let mut container = lab.container(runtime, "c");
+        container.user(1000, 1000).ask("sandbox=tmp/own:/tmp;sandbox=logs:/var/log:ro;db:data");
+        let script = "echo x > /tmp/f && cat /mnt/mesos/sandbox/tmp/own/f && echo y > /mnt/mesos/sandbox/logs/l && cat /var/log/l; \
+                      touch /var/log/x 2>&1; grep -c ' /tmp ' /proc/self/mountinfo";
+        let ran = container.run_shell(script).ok();
+        assert_eq!(ran.lines(), ["x", "y", "touch: /var/log/x: Read-only file system", "1"], "{ran:?}");
+        let sandbox = lab.work().join("sandboxes/local").join(&lab.sandboxes("local")[0]);
+        for made in ["tmp", "tmp/own", "logs"] {
+            assert_eq!(fs::metadata(sandbox.join(made)).unwrap().uid(), 1000, "{made}");
+        }
+        // What the container puts there instead is never followed.
+        fs::remove_dir_all(sandbox.join("logs")).unwrap();
+        std::os::unix::fs::symlink("/etc", sandbox.join("logs")).unwrap();
+        container.run_shell("true").failed();
+        assert!(lab.log("c").contains("[exit 63]"), "{}", lab.log("c"));
+        fs::remove_dir_all(lab.runtime_dir().join("log")).unwrap();
+        lab.assert_clean();
+    });
+}
+
+#[test]
+fn host_paths_are_mounted_for_who_may_have_them() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        let (listed, other) = (lab.dir.join("listed"), lab.dir.join("listed2"));
+        for directory in [listed.join("sub"), other.clone()] {
+            fs::create_dir_all(directory).unwrap();
+        }
+        std::os::unix::fs::symlink("/etc", listed.join("link")).unwrap();
+        tmpfs(&listed.join("sub/mount"), MsFlags::empty());
+        let ask = |config: serde_json::Value, volumes: &str, script: &str| {
+            lab.configure(json!({ "isolation": "filesystem/linux", "host_paths": [config] }));
+            let mut container = lab.container(runtime, "c");
+            let ran = container.ask(volumes).run_shell(script);
+            let log = lab.log("c");
+            let _ = fs::remove_dir_all(lab.runtime_dir().join("log"));
+            (ran, log)
+        };
+        let entry = |mode: &str, role: &str| json!({ "path": listed, "roles": [role], "mode": mode });
+        let shown = listed.display();
+        ask(entry("RW", "default"), &format!("host={shown}:/h;host={shown}/sub:/s"), "touch /h/f /s/mount/g").0.ok();
+        assert!(listed.join("f").exists() && listed.join("sub/mount/g").exists());
+        let script = "touch /h/x 2>&1; touch /h/sub/mount/x 2>&1; true";
+        let ran = ask(entry("RO", "default"), &format!("host={shown}:/h:ro"), script).0.ok();
+        assert_eq!(ran.out.matches("Read-only").count(), 2, "{ran:?}");
+        for (config, volumes, code) in [
+            (entry("RO", "default"), format!("host={shown}:/h"), 43),
+            (entry("RW", "default"), format!("host={}:/h", other.display()), 43),
+            (entry("RW", "default"), format!("host={shown}/link:/h"), 43),
+            (entry("RW", "default"), format!("host={shown}/missing:/h"), 43),
+            (json!({ "path": "/nonexistent/x", "roles": ["default"] }), "host=/nonexistent/x:/h".to_owned(), 43),
+            (entry("RW", "default"), format!("host={shown}:/h;host={shown}/sub:/h/missing"), 50),
+        ] {
+            let (ran, log) = ask(config, &volumes, "true");
+            assert!(ran.code != 0 && log.contains(&format!("[exit {code}]")), "{code} {volumes}: {ran:?} {log}");
+        }
+        nix::mount::umount(&listed.join("sub/mount")).unwrap();
+        lab.assert_clean();
+    });
+}

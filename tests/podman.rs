@@ -99,8 +99,9 @@ fn mounts_of_the_container_never_reach_the_host() {
         let source = podman.path("source");
         tmpfs(&source, MsFlags::empty());
         let slave = format!("{}:/source:rslave", source.display());
-        // podman writes rootfsPropagation for any slave volume; without it crun makes everything private.
-        for (options, follows) in [(&[][..], podman.runtime == Runtime::Runc), (&["-v", &slave], true)] {
+        // podman writes rootfsPropagation for any slave volume; without it crun makes everything private, and poststart
+        // gives slave back.
+        for (options, follows) in [(&[][..], true), (&["-v", &slave], true)] {
             podman.start("c", &[&["--cap-add", "SYS_ADMIN", "--annotation", DB], options].concat());
             podman.exec("c", &format!("cd {SANDBOX}/data; mkdir -p in; mount -t tmpfs none in; touch in/marker")).ok();
             podman.exec("c", &format!("mount -t tmpfs none {SANDBOX}/data/in && ! mount -t tmpfs none /x")).ok();

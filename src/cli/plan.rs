@@ -122,7 +122,7 @@ fn describe_one(attachment: &Attachment) -> String {
 fn source(from: &Origin, config: &Config, disks: &Disks<'_>) -> Result<String> {
     Ok(match from {
         Origin::Sandbox => "the sandbox".to_owned(),
-        Origin::Private { path } => format!("{path} in the sandbox"),
+        Origin::InSandbox { path } | Origin::Private { path } => format!("{path} in the sandbox"),
         Origin::HostPath { allowed, below } => match below {
             None => allowed.clone(),
             Some(below) => format!("{allowed}/{below}"),

@@ -5,16 +5,14 @@
 //! and owner of what they cover.
 #![forbid(unsafe_code)]
 
-use std::os::fd::OwnedFd;
 use std::path::Path;
-
-use nix::errno::Errno;
 
 use super::{Job, linux, sources};
 use crate::attach::Inside;
 use crate::error::{Because, Cause, Error, Result};
 use crate::plan::Origin;
 use crate::request::container_path::ContainerPath;
+use crate::sandbox;
 use crate::sys::{self, Resolve, Stat};
 
 /// Attaches everything.
@@ -30,7 +28,10 @@ pub fn attach(job: &mut Job<'_>) -> Result<Vec<crate::record::Attached>> {
         let sandbox = job.open_sandbox()?;
         if let Some(sandbox) = &sandbox {
             for (path, like) in &covered {
-                make_folder(sandbox, path, like)?;
+                sandbox::make_directory(sandbox, path, |made, is_last| match is_last {
+                    true => sys::chown(made, like.uid, like.gid).and_then(|()| sys::chmod(made, like.permissions())),
+                    false => Ok(()),
+                })?;
             }
         }
         Ok(sandbox)
@@ -77,27 +78,4 @@ fn covered(job: &Job<'_>) -> Result<Vec<(ContainerPath, Stat)>> {
             Ok((path, stat))
         })
         .collect()
-}
-
-/// Makes a folder in the sandbox, beneath it and without following links; one that is there stays as it is.
-fn make_folder(sandbox: &OwnedFd, path: &ContainerPath, like: &Stat) -> Result<()> {
-    let doing = || format!("the private folder {path} cannot be made");
-    let relative = path.relative();
-    let mut current =
-        sys::open_place(sandbox, Path::new("."), Resolve::BeneathNoLinks).because(Cause::Sandbox, doing)?;
-    let names: Vec<&str> = relative.split('/').collect();
-    for (index, name) in names.iter().enumerate() {
-        let made = match sys::mkdir_at(&current, name, 0o755) {
-            Err(error) if error.errno == Errno::EEXIST => false,
-            answer => answer.because(Cause::Sandbox, doing).map(|()| true)?,
-        };
-        let next =
-            sys::open_dir(&current, Path::new(name), Resolve::BeneathNoLinksNoMounts).because(Cause::Sandbox, doing)?;
-        if made && index + 1 == names.len() {
-            sys::chown(&next, like.uid, like.gid).because(Cause::Sandbox, doing)?;
-            sys::chmod(&next, like.permissions()).because(Cause::Sandbox, doing)?;
-        }
-        current = next;
-    }
-    Ok(())
 }

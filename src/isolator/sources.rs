@@ -15,6 +15,7 @@ use crate::record::{Attached, Line, VolumeRecord};
 use crate::request::Propagation;
 use crate::request::container_path::ContainerPath;
 use crate::request::names::{Role, VolumeId};
+use crate::sandbox;
 use crate::sys::{self, FileId, Resolve, Stat};
 use crate::trusted::{self, Missing};
 use crate::volume::make::{self, New, Unnamed};
@@ -46,7 +47,7 @@ struct Volume {
     unnamed: Option<Unnamed>,
 }
 
-/// Opens every source of the plan, in its order. `sandbox` opens the container's sandbox, and is only called when
+/// Opens every source of the plan, in its order. `open_sandbox` opens the container's sandbox, and is only called when
 /// everything that must exist already was found: nothing is made for a container that asks for a missing volume.
 ///
 /// # Errors
@@ -54,23 +55,24 @@ struct Volume {
 /// the causes of what lies on the way.
 pub fn open_all(
     job: &mut Job<'_>,
-    sandbox: impl FnOnce(&mut Job<'_>) -> Result<Option<OwnedFd>>,
+    open_sandbox: impl FnOnce(&mut Job<'_>) -> Result<Option<OwnedFd>>,
 ) -> Result<Vec<Opened>> {
     let plan = job.plan;
     let mut found = Vec::with_capacity(plan.attachments.len());
     for attachment in &plan.attachments {
         let opened = match &attachment.from {
-            Origin::Sandbox | Origin::Private { .. } => Ok(None),
+            Origin::Sandbox | Origin::InSandbox { .. } | Origin::Private { .. } => Ok(None),
             Origin::HostPath { allowed, below } => open_host_path(allowed, below.as_ref()).map(Some),
             Origin::Volume { .. } => open_volume(job, &attachment.from).map(Some),
         };
         found.push(opened.map_err(|error| error.volume(&attachment.label))?);
     }
-    let sandbox = sandbox(job)?;
+    let sandbox = open_sandbox(job)?;
+    let user = job.user()?;
     let complete = |(attachment, found): (&Attachment, Option<Opened>)| {
         let opened = match found {
             Some(opened) => Ok(opened),
-            None => open_in_sandbox(sandbox.as_ref(), &attachment.from),
+            None => open_in_sandbox(sandbox.as_ref(), &attachment.from, user),
         };
         opened.and_then(|opened| opened.propagating_to(attachment)).map_err(|error| error.volume(&attachment.label))
     };
@@ -194,10 +196,14 @@ fn check_action(job: &Job<'_>, found: &Found, action: Action) -> Result<()> {
     Ok(())
 }
 
-fn open_in_sandbox(sandbox: Option<&OwnedFd>, from: &Origin) -> Result<Opened> {
+fn open_in_sandbox(sandbox: Option<&OwnedFd>, from: &Origin, user: (u32, u32)) -> Result<Opened> {
     let sandbox = sandbox.ok_or_else(|| Error::new(Cause::Sandbox, "the plan has no sandbox"))?;
     let path = match from {
         Origin::Private { path } => path.relative(),
+        Origin::InSandbox { path } => {
+            sandbox::make_directory(sandbox, path, |made, _| sys::chown(made, user.0, user.1))?;
+            path.relative()
+        }
         _ => ".".to_owned(),
     };
     let fd = sys::open_place(sandbox, Path::new(&path), Resolve::BeneathNoLinksNoMounts)

@@ -430,9 +430,9 @@ impl Container {
         for (stage, path) in hooks {
             let mut hook =
                 json!({ "path": path, "args": ["hook", "--config", config], "env": ["PATH=/bin"], "timeout": 30 });
-            if self.runtime == Runtime::Crun && *stage == "poststart" {
-                // `crun run` is init's parent, and 1.8.1 with a time-out waits for a SIGCHLD of the hook's own: one that
-                // arrives together with init's is lost, and so are the hook's 30 s.
+            if self.runtime == Runtime::Crun {
+                // 1.8.1 with a time-out waits for a SIGCHLD of the hook's own: one that arrives together with that of
+                // init, or of crun's helpers for a user namespace, is lost, and so are the hook's 30 s.
                 hook.as_object_mut().unwrap().remove("timeout");
             }
             all.entry(stage).or_default().push(hook);
