@@ -101,7 +101,7 @@ fn mounts_of_the_container_never_reach_the_host() {
         let slave = format!("{}:/source:rslave", source.display());
         // podman writes rootfsPropagation for any slave volume; without it crun makes everything private, and poststart
         // gives slave back.
-        for (options, follows) in [(&[][..], true), (&["-v", &slave], true)] {
+        for options in [&[][..], &["-v", &slave]] {
             podman.start("c", &[&["--cap-add", "SYS_ADMIN", "--annotation", DB], options].concat());
             podman.exec("c", &format!("cd {SANDBOX}/data; mkdir -p in; mount -t tmpfs none in; touch in/marker")).ok();
             podman.exec("c", &format!("mount -t tmpfs none {SANDBOX}/data/in && ! mount -t tmpfs none /x")).ok();
@@ -110,7 +110,7 @@ fn mounts_of_the_container_never_reach_the_host() {
             tmpfs(&volume.join("later"), MsFlags::empty());
             fs::write(volume.join("later/marker"), "").unwrap();
             let seen = podman.exec("c", &format!("ls {SANDBOX}/data/later")).ok().out;
-            assert_eq!(seen.contains("marker"), follows, "{:?} {options:?}", podman.runtime);
+            assert!(seen.contains("marker"), "{:?} {options:?}", podman.runtime);
             umount2(&volume.join("later"), MntFlags::MNT_DETACH).unwrap();
             podman.run(&["rm", "-f", "-t", "0", "c"]).ok();
         }
