@@ -44,6 +44,12 @@ impl Container<'_> {
         let proc_fds = sys::open_proc_fds().because(Cause::Pid, || "/proc is not mounted".to_owned())?;
         let bundle = Bundle::open(&running.bundle, &proc_fds)?;
         let live = Live::open(running.pid, bundle.config.user_namespace)?;
+        if live.init.start != running.start {
+            return Err(Error::new(
+                Cause::ContainerUnknown,
+                format!("process {} of container {} has ended, and another has its number", running.pid, running.id),
+            ));
+        }
         let home = init::own_mount_namespace()?;
         let runtime = RuntimeDir::open(&config.runtime_dir)?;
         let name = record::name(&running.id, &running.bundle);

@@ -239,6 +239,29 @@ fn containers_are_found() {
     });
 }
 
+// The runtime's state outlives the container, and its pid may be another's by then.
+#[test]
+fn a_process_that_only_has_the_number_is_not_the_container() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        lab.volume("db");
+        let mut container = lab.container(runtime, "c");
+        container.start("sleep 1000");
+        let file = container.root.join("c").join(if runtime == Runtime::Runc { "state.json" } else { "status" });
+        let text = fs::read_to_string(&file).unwrap();
+        let mut state: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let key = if runtime == Runtime::Runc { "init_process_start" } else { "process-start-time" };
+        state[key] = json!(state[key].as_u64().unwrap() - 1);
+        fs::write(&file, state.to_string()).unwrap();
+        let ran = attach(&lab, &container, &["db:/d"]);
+        assert!(ran.code == 78 && ran.err.contains("another has its number"), "{ran:?}");
+        fs::write(&file, text).unwrap();
+        attach(&lab, &container, &["db:/d"]).ok();
+        container.delete();
+        lab.assert_clean();
+    });
+}
+
 #[test]
 fn ids_are_mapped_in_a_user_namespace() {
     each(|runtime| {

@@ -22,6 +22,8 @@ pub struct Running {
     pub bundle: String,
     /// Its init.
     pub pid: i32,
+    /// When that started, in clock ticks since boot: the pid may be another's by now.
+    pub start: u64,
 }
 
 /// Which container is meant.
@@ -91,7 +93,8 @@ fn read(directory: &Path, id: String) -> Option<Running> {
 
 fn of_crun(status: &Value, id: &str) -> Option<Running> {
     let pid = i32::try_from(status.get("pid")?.as_i64()?).ok()?;
-    Some(Running { id: id.to_owned(), bundle: status.get("bundle")?.as_str()?.to_owned(), pid })
+    let start = status.get("process-start-time")?.as_u64()?;
+    Some(Running { id: id.to_owned(), bundle: status.get("bundle")?.as_str()?.to_owned(), pid, start })
 }
 
 /// runc has the bundle among the labels of its own configuration.
@@ -99,7 +102,8 @@ fn of_runc(state: &Value, id: &str) -> Option<Running> {
     let pid = i32::try_from(state.get("init_process_pid")?.as_i64()?).ok()?;
     let labels = state.pointer("/config/labels")?.as_array()?;
     let bundle = labels.iter().filter_map(Value::as_str).find_map(|label| label.strip_prefix("bundle="))?;
-    Some(Running { id: id.to_owned(), bundle: bundle.to_owned(), pid })
+    let start = state.get("init_process_start")?.as_u64()?;
+    Some(Running { id: id.to_owned(), bundle: bundle.to_owned(), pid, start })
 }
 
 fn lives(pid: i32) -> bool {
@@ -112,10 +116,9 @@ mod tests {
 
     #[test]
     fn states_of_both_runtimes() {
-        let crun = serde_json::json!({ "pid": 7, "bundle": "/b/c", "cgroup-path": "/x", "rootfs": "rootfs" });
-        let runc =
-            serde_json::json!({ "id": "c", "init_process_pid": 7, "config": { "labels": ["a=b", "bundle=/b/c"] } });
-        let expected = Some(Running { id: "c".into(), bundle: "/b/c".into(), pid: 7 });
+        let crun = serde_json::json!({ "pid": 7, "process-start-time": 9, "bundle": "/b/c", "cgroup-path": "/x", "rootfs": "rootfs" });
+        let runc = serde_json::json!({ "id": "c", "init_process_pid": 7, "init_process_start": 9, "config": { "labels": ["a=b", "bundle=/b/c"] } });
+        let expected = Some(Running { id: "c".into(), bundle: "/b/c".into(), pid: 7, start: 9 });
         assert_eq!(of_crun(&crun, "c"), expected);
         assert_eq!(of_runc(&runc, "c"), expected);
         assert_eq!((of_crun(&runc, "c"), of_runc(&crun, "c")), (None, None));
