@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use crate::error::{Because, Cause, Error, Result};
 use crate::init::Live;
 use crate::mountinfo::{self, Mount};
-use crate::mountpoint::{Base, MountPoints};
+use crate::mountpoint::{Base, Kind, MountPoints};
 use crate::plan::{Attachment, How, Origin, Plan};
 use crate::record::Within;
 use crate::request::Propagation;
@@ -26,10 +26,12 @@ pub struct Tree {
     fd: OwnedFd,
     /// What its root is.
     id: FileId,
+    /// What must be where it goes.
+    kind: Kind,
 }
 
 impl Tree {
-    /// Clones the tree below an open directory, with everything that is mounted there.
+    /// Clones the tree below an open place, with everything that is mounted there.
     ///
     /// # Errors
     /// [`Cause::AttachFailed`].
@@ -44,6 +46,8 @@ impl Tree {
         let propagation = match propagation {
             Propagation::Slave => SetPropagation::Slave,
             Propagation::Private => SetPropagation::Private,
+            // The clone is in the peer group of its source.
+            Propagation::Bidirectional => SetPropagation::Keep,
         };
         // Recursively: a clone left shared would carry the container's mounts to the host, and a submount
         // left writable would not be read-only (mesos.md E2). Attributes of the source stay (E3).
@@ -51,8 +55,16 @@ impl Tree {
         if let Some(namespace) = idmap {
             sys::idmap(&fd, namespace).map_err(|error| cannot_map(source, namespace, &error))?;
         }
-        let id = sys::stat(&fd).because(Cause::AttachFailed, doing)?.id;
-        Ok(Tree { fd, id })
+        Tree::of(fd)
+    }
+
+    /// A mount that is detached already.
+    ///
+    /// # Errors
+    /// [`Cause::AttachFailed`].
+    pub fn of(fd: OwnedFd) -> Result<Tree> {
+        let stat = sys::stat(&fd).because(Cause::AttachFailed, || "it cannot be looked at".to_owned())?;
+        Ok(Tree { fd, id: stat.id, kind: Kind::of(&stat) })
     }
 }
 
@@ -228,7 +240,7 @@ impl<'t> Moved<'t> {
     /// Moves one tree to its target. What lies in the sandbox is found below the sandbox's own descriptor.
     ///
     /// # Errors
-    /// The causes of [`MountPoints::directory`]; [`Cause::MountPointUnsafe`], [`Cause::AttachFailed`].
+    /// The causes of [`MountPoints::place`]; [`Cause::MountPointUnsafe`], [`Cause::AttachFailed`].
     pub fn add(
         &mut self,
         inside: &Inside<'_>,
@@ -250,7 +262,7 @@ impl<'t> Moved<'t> {
             }
         };
         for _ in 0..TRIES {
-            let target = points.directory(&base, path, &attachment.missing)?;
+            let target = points.place(&base, path, tree.kind, &attachment.missing)?;
             check_target(&target, attachment, may_cover_mounts)?;
             if is_shared(&target, plan, points.proc_fds)? {
                 return Err(shared_target(attachment));
@@ -278,7 +290,7 @@ impl<'t> Moved<'t> {
     pub fn verify(&self, inside: &Inside<'_>, attachment: &Attachment, tree: &Tree) -> Result<()> {
         let doing = || format!("{} does not lead to what was mounted there", attachment.target);
         let mount = sys::stat(&tree.fd).because(Cause::AttachFailed, doing)?.mount;
-        let found = sys::open_place(&inside.root, Path::new(&attachment.target.relative()), Resolve::InRoot)
+        let found = sys::open_path(&inside.root, Path::new(&attachment.target.relative()), Resolve::InRoot)
             .and_then(sys::stat)
             .because(Cause::PathConflict, doing)?;
         if found.id != tree.id || found.mount != mount {
@@ -290,10 +302,20 @@ impl<'t> Moved<'t> {
     }
 
     /// Takes everything out again, children first. The container does not start.
-    pub fn undo(self) -> Vec<String> {
-        let detach = |tree: &&Tree| sys::detach_mount(&tree.fd).err().map(|error| error.to_string());
+    pub fn undo(self, proc_fds: &OwnedFd) -> Vec<String> {
+        let detach = |tree: &&Tree| detach(&tree.fd, proc_fds).err().map(|error| error.to_string());
         self.trees.iter().rev().filter_map(detach).collect()
     }
+}
+
+/// Detaches a mount of the container from it, with what is mounted below.
+///
+/// # Errors
+/// Whatever mount_setattr(2) and umount2(2) answer.
+pub fn detach(mount: &OwnedFd, proc_fds: &OwnedFd) -> sys::Result<()> {
+    // Below one that is shared with the host, the host's own mounts would go with the container's.
+    sys::mount_setattr(mount, MountAttributes::default(), SetPropagation::Private, true)?;
+    sys::detach_mount(proc_fds, mount)
 }
 
 /// What a target must not be, whatever path led to it.
@@ -340,17 +362,30 @@ fn shared_target(attachment: &Attachment) -> Error {
 /// # Errors
 /// [`Cause::AttachFailed`].
 pub fn propagates(source: &OwnedFd, must_know: bool) -> Result<bool> {
-    if let Some(propagation) = sys::propagation_of(source) {
-        return Ok(propagation.shared || propagation.slave);
+    match sys::propagation_of(source) {
+        Some(propagation) => Ok(propagation.shared || propagation.slave),
+        None if !must_know => Ok(true),
+        None => Ok(line_of(source)?.is_some_and(|mount| mount.shared.is_some() || mount.master.is_some())),
     }
-    if !must_know {
-        return Ok(true);
+}
+
+/// Whether mounts that a peer of `source` gets appear on it.
+///
+/// # Errors
+/// [`Cause::AttachFailed`].
+pub fn sends(source: &OwnedFd) -> Result<bool> {
+    match sys::propagation_of(source) {
+        Some(propagation) => Ok(propagation.shared),
+        None => Ok(line_of(source)?.is_some_and(|mount| mount.shared.is_some())),
     }
+}
+
+/// What the mount table says of the mount that something lies on.
+fn line_of(place: &OwnedFd) -> Result<Option<Mount>> {
     let doing = || "the mount table cannot be read".to_owned();
     let table = std::fs::read("/proc/self/mountinfo").because(Cause::AttachFailed, doing)?;
-    let id = sys::stat(source).because(Cause::AttachFailed, doing)?.mount;
-    let mounts = mountinfo::parse(&table);
-    Ok(mounts.iter().any(|mount| mount.id == id && (mount.shared.is_some() || mount.master.is_some())))
+    let id = sys::stat(place).because(Cause::AttachFailed, doing)?.mount;
+    Ok(mountinfo::parse(&table).into_iter().find(|mount| mount.id == id))
 }
 
 /// The attributes of a planned mount; a link has none.

@@ -5,8 +5,11 @@
 #![forbid(unsafe_code)]
 
 pub mod authorization;
+mod default_container;
 pub mod disks;
 mod gid_range;
+pub mod host_paths;
+pub mod secrets;
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
@@ -18,12 +21,15 @@ use serde_json::{Map, Value};
 use crate::container::{Identity, Manager};
 use crate::error::{Because, Cause, Error, Result};
 use crate::me::{Me, me};
-use crate::request::Mode;
+use crate::request::Request;
 use crate::request::container_path::ContainerPath;
 use crate::request::names::Role;
 use authorization::{Authorization, Decision};
+use default_container::DefaultContainer;
 use disks::Disk;
 pub use gid_range::GidRange;
+use host_paths::HostPath;
+use secrets::Secret;
 
 /// Where root's configuration is read from unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/fs-isolator/config.json";
@@ -61,7 +67,7 @@ impl Isolator {
     ///
     /// # Errors
     /// [`Cause::Isolation`] for duplicates, unknown names and two filesystem isolators;
-    /// [`Cause::NotSupported`] for the volume isolators, which this version does not have.
+    /// [`Cause::NotSupported`] for `volume/image`: a container's image is its runtime's.
     pub fn parse_flag(flag: &str) -> Result<Isolator> {
         let wrong = |what: String| Err(Error::new(Cause::Isolation, format!("isolation {flag:?} {what}")));
         let (mut found, mut implied) = (None, None);
@@ -76,14 +82,15 @@ impl Isolator {
                 "filesystem/linux" => Isolator::Linux,
                 "filesystem/shared" => Isolator::Shared,
                 // They come with filesystem/linux, and stand on it (mesos.md CT5, HP1, SP1).
-                "volume/host_path" | "volume/sandbox_path" => {
+                // volume/secret serves what "secrets" has.
+                "volume/host_path" | "volume/sandbox_path" | "volume/secret" => {
                     implied.get_or_insert(token);
                     continue;
                 }
-                "volume/secret" | "volume/image" => {
+                "volume/image" => {
                     return Err(Error::new(
                         Cause::NotSupported,
-                        format!("isolation {flag:?} names {token}, which this version does not have"),
+                        format!("isolation {flag:?} names {token}, and images are the runtime's"),
                     ));
                 }
                 other => return wrong(format!("names {other:?}, which is unknown")),
@@ -142,19 +149,8 @@ impl Ownership {
     }
 }
 
-/// A host path that containers may ask for.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct HostPath {
-    /// Absolute path; what lies below it may be asked for too.
-    pub path: String,
-    /// Roles for which it may be attached.
-    pub roles: Vec<Role>,
-    /// `RO` where it may only be attached read-only.
-    pub mode: Mode,
-}
-
 /// The effective configuration.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Config {
     /// Isolator of containers that choose none.
     pub isolation: Isolator,
@@ -180,6 +176,10 @@ pub struct Config {
     pub create_missing_volumes: bool,
     /// Host paths that containers may ask for.
     pub host_paths: Vec<HostPath>,
+    /// Secrets that containers may ask for.
+    pub secrets: Vec<Secret>,
+    /// What containers get that ask for nothing.
+    pub default_container_info: Option<DefaultContainer>,
     /// Lowest level that is logged.
     #[serde(serialize_with = "level")]
     pub log_level: log::LevelFilter,
@@ -247,6 +247,8 @@ impl Config {
             default_role: None,
             create_missing_volumes: false,
             host_paths: Vec::new(),
+            secrets: Vec::new(),
+            default_container_info: None,
             log_level: log::LevelFilter::Info,
             ownership: Ownership::Auto,
             authorization: Authorization::default(),
@@ -276,29 +278,29 @@ pub fn lease_directory(me: &Me) -> PathBuf {
     runtime.join("leases")
 }
 
-/// Keys of the configuration file, and whether this version honours them.
-const KEYS: [(&str, bool); 21] = [
-    ("isolation", true),
-    ("allowed_isolation", true),
-    ("work_dir", true),
-    ("runtime_dir", true),
-    ("sandbox_directory", true),
-    ("posix_sandboxes", true),
-    ("managers", true),
-    ("request_token", true),
-    ("default_role", true),
-    ("create_missing_volumes", true),
-    ("host_paths", true),
-    ("log_level", true),
-    ("ownership", true),
-    ("sandbox_retention", true),
-    ("propagation", true),
-    ("allow_remountable_ro", true),
-    ("authorization", true),
-    ("default_container_info", false),
-    ("secrets", false),
-    ("disks", true),
-    ("volume_gid_range", true),
+/// Keys of the configuration file.
+const KEYS: [&str; 21] = [
+    "isolation",
+    "allowed_isolation",
+    "work_dir",
+    "runtime_dir",
+    "sandbox_directory",
+    "posix_sandboxes",
+    "managers",
+    "request_token",
+    "default_role",
+    "create_missing_volumes",
+    "host_paths",
+    "log_level",
+    "ownership",
+    "sandbox_retention",
+    "propagation",
+    "allow_remountable_ro",
+    "authorization",
+    "default_container_info",
+    "secrets",
+    "disks",
+    "volume_gid_range",
 ];
 
 #[derive(Deserialize, Default)]
@@ -315,6 +317,8 @@ struct File {
     default_role: Option<String>,
     create_missing_volumes: Option<bool>,
     host_paths: Option<Vec<Map<String, Value>>>,
+    secrets: Option<Vec<Map<String, Value>>>,
+    default_container_info: Option<Map<String, Value>>,
     log_level: Option<String>,
     ownership: Option<String>,
     authorization: Option<authorization::File>,
@@ -353,15 +357,7 @@ impl Config {
         let invalid = |what: String| Error::new(Cause::ConfigInvalid, what);
         let object: Map<String, Value> = serde_json::from_slice(text)
             .map_err(|error| invalid(format!("the configuration is not a JSON object: {error}")))?;
-        check_keys(&object, &KEYS.map(|(key, _)| key))?;
-        for (key, supported) in KEYS {
-            if !supported && object.get(key).is_some_and(|value| !value.is_null()) {
-                return Err(Error::new(
-                    Cause::NotSupported,
-                    format!("the configuration has {key:?}, which this version does not honour"),
-                ));
-            }
-        }
+        check_keys(&object, &KEYS)?;
         let file: File = serde_json::from_value(Value::Object(object))
             .map_err(|error| invalid(format!("the configuration has a value of a wrong type: {error}")))?;
         file.check()
@@ -382,6 +378,13 @@ impl Config {
             (None, Identity::Namespace(namespace)) => Role::parse(namespace),
             (None, Identity::Root | Identity::User(_)) => Role::parse("default"),
         }
+    }
+
+    /// What containers get to which no annotation speaks. It is the administrator who asks.
+    #[must_use]
+    pub fn default_request(&self) -> Option<Request> {
+        let volumes = self.default_container_info.as_ref()?.volumes.clone();
+        Some(Request { volumes, token: self.request_token.clone(), ..Request::default() })
     }
 
     /// Whether an identity may use a role.
@@ -497,7 +500,11 @@ impl File {
             .transpose()
             .map_err(|error| error.in_configuration("default_role"))?;
         config.create_missing_volumes = self.create_missing_volumes.unwrap_or(false);
-        config.host_paths = self.host_paths.unwrap_or_default().iter().map(host_path).collect::<Result<_>>()?;
+        config.host_paths = host_paths::check(self.host_paths.unwrap_or_default())?;
+        config.secrets = secrets::check(self.secrets.unwrap_or_default())?;
+        let info = self.default_container_info.as_ref();
+        config.default_container_info =
+            info.map(|info| default_container::check(info, config.isolation)).transpose()?;
         if let Some(level) = self.log_level {
             config.log_level = level.parse().map_err(|_| {
                 invalid(format!("log_level is {level:?}, and off, error, warn, info, debug and trace are possible"))
@@ -560,29 +567,16 @@ fn absolute(key: &str, path: PathBuf) -> Result<PathBuf> {
     Ok(path.components().collect())
 }
 
-fn host_path(entry: &Map<String, Value>) -> Result<HostPath> {
-    let invalid = |what: String| Error::new(Cause::ConfigInvalid, format!("\"host_paths\": {what}"));
-    check_keys(entry, &["path", "roles", "mode"])?;
-    let text = |key: &str| entry.get(key).and_then(Value::as_str);
-    let path = text("path").ok_or_else(|| invalid("an entry has no path".to_owned()))?;
-    let path = absolute("host_paths", PathBuf::from(path))?;
-    let roles = entry
-        .get("roles")
-        .and_then(Value::as_array)
-        .ok_or_else(|| invalid(format!("{} has no list of roles", path.display())))?;
-    let roles = roles
-        .iter()
-        .map(|role| {
-            let role = role.as_str().ok_or_else(|| invalid("a role is not a string".to_owned()))?;
-            Role::parse(role).map_err(|error| error.in_configuration("host_paths"))
-        })
-        .collect::<Result<_>>()?;
-    let mode = match text("mode") {
-        None | Some("RW") => Mode::ReadWrite,
-        Some("RO") => Mode::ReadOnly,
-        Some(other) => return Err(invalid(format!("mode {other:?} is neither RW nor RO"))),
-    };
-    Ok(HostPath { path: path.to_string_lossy().into_owned(), roles, mode })
+/// Reads an entry of a list, which has these keys.
+fn entry<T: serde::de::DeserializeOwned>(list: &str, keys: &[&str], entry: Map<String, Value>) -> Result<T> {
+    check_keys(&entry, keys)?;
+    serde_json::from_value(Value::Object(entry))
+        .map_err(|error| Error::new(Cause::ConfigInvalid, format!("{list:?} has an entry that is not valid: {error}")))
+}
+
+/// The roles of an entry.
+fn roles(key: &str, names: &[String]) -> Result<Vec<Role>> {
+    names.iter().map(|name| Role::parse(name).map_err(|error| error.in_configuration(key))).collect()
 }
 
 /// Seconds of a duration in Mesos's spelling (`10secs`, `5mins`, `168hrs`, `7days`, `1weeks`) or shorter.
@@ -626,13 +620,14 @@ mod tests {
             (" filesystem/linux", Cause::Isolation),
             ("filesystem/foo", Cause::Isolation),
             ("linux", Cause::Isolation),
-            ("filesystem/linux,volume/secret", Cause::NotSupported),
+            ("filesystem/linux,volume/image", Cause::NotSupported),
+            ("filesystem/shared,volume/secret", Cause::Isolation),
             ("volume/host_path", Cause::Isolation),
             ("filesystem/posix,volume/sandbox_path", Cause::Isolation),
         ] {
             assert_eq!(Isolator::parse_flag(flag).unwrap_err().cause(), cause, "{flag:?}");
         }
-        let flag = "filesystem/linux,volume/host_path,volume/sandbox_path";
+        let flag = "filesystem/linux,volume/host_path,volume/sandbox_path,volume/secret";
         assert_eq!(Isolator::parse_flag(flag).unwrap(), Isolator::Linux);
         assert!(one_isolator("").is_err() && one_isolator(flag).is_err(), "an annotation names one");
     }
@@ -642,13 +637,6 @@ mod tests {
         let error = Config::parse(br#"{"work_dirs": "/x"}"#).unwrap_err();
         assert_eq!(error.cause(), Cause::ConfigInvalid);
         assert!(error.to_string().contains("did you mean \"work_dir\"?"), "{error}");
-    }
-
-    #[test]
-    fn what_is_not_there_yet_is_refused() {
-        for text in [r#"{"secrets":[]}"#, r#"{"default_container_info":{}}"#] {
-            assert_eq!(Config::parse(text.as_bytes()).unwrap_err().cause(), Cause::NotSupported, "{text}");
-        }
     }
 
     #[test]
@@ -667,6 +655,12 @@ mod tests {
             r#"{"managers":{"docker":[]}}"#,
             r#"{"host_paths":[{"path":"/x"}]}"#,
             r#"{"host_paths":[{"path":"/x","roles":[],"modes":"RO"}]}"#,
+            r#"{"host_paths":[{"path":"/x","roles":[],"mode":"ro"}]}"#,
+            r#"{"default_container_info":{}}"#,
+            r#"{"default_container_info":{"type":"DOCKER"}}"#,
+            r#"{"default_container_info":{"type":"MESOS","hostname":"x"}}"#,
+            r#"{"default_container_info":{"type":"MESOS","volumes":[{}]}}"#,
+            r#"{"default_container_info":{"type":"MESOS","volumes":[{"container_path":"/tmp","mode":"RW","host_path":"t"}]}}"#,
             r#"{"sandbox_directory":"rel"}"#,
             r#"{"request_token":"short"}"#,
             r#"{"ownership":"root"}"#,

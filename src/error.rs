@@ -129,6 +129,10 @@ causes! {
         "see the message: permissions, space and inodes under \"work_dir\"";
     64 KernelTooOld "the kernel lacks a system call that is needed"
         "use Linux 5.12 or newer";
+    65 SecretUnavailable "the secret is not available to this container"
+        "list it under \"secrets\" in the configuration, with a role the container may use, and see that its file is there";
+    66 NoPod "the container is in no pod, and has no parent"
+        "put it into a pod (podman pod create, a pod of CRI-O), or use sandbox= for a directory of its own sandbox";
     70 VolumeExists "the volume exists already"
         "choose another id; nothing was changed";
     71 VolumeInUse "the volume is in use"

@@ -19,7 +19,7 @@ use crate::request::names::RESERVED;
 use crate::sys::{self, Resolve};
 use crate::trusted::{self, Missing};
 use crate::volume::{self, Disks, destroy, gids};
-use crate::{logging, tree};
+use crate::{logging, sandbox, tree};
 
 /// Mesos's `gc_disk_headroom`: what is in use counts for so much more (mesos.md GC2).
 const HEADROOM: f64 = 0.1;
@@ -125,17 +125,11 @@ fn sandboxes(
     Ok(())
 }
 
-/// Beginning of the name that a sandbox has while it is deleted, so that no container comes back to half of it.
-const GONE: &str = "gone.";
-
 /// Removes a sandbox, unless it is young, a container has it, or no hook has made it.
 fn collect(folder: &OwnedFd, name: &str, longest: u64, leases: &Leases, tell: &mut dyn FnMut(u64)) -> Result<bool> {
     let doing = || format!("the sandbox {name} cannot be removed");
-    let remove = |name: &str, tell: &mut dyn FnMut(u64)| {
-        tree::remove_counting(folder, OsStr::new(name), tell).because(Cause::Sandbox, doing).map(|()| true)
-    };
-    if name.starts_with(&format!("{RESERVED}{GONE}")) {
-        return remove(name, tell);
+    if name.starts_with(&format!("{RESERVED}{}", sandbox::GONE)) {
+        return tree::remove_counting(folder, OsStr::new(name), tell).because(Cause::Sandbox, doing).map(|()| true);
     }
     if !record::is_name(name) {
         return Ok(false);
@@ -145,20 +139,8 @@ fn collect(folder: &OwnedFd, name: &str, longest: u64, leases: &Leases, tell: &m
     if !is_older(modified, longest) {
         return Ok(false);
     }
-    let id = sys::stat(&fd).because(Cause::Sandbox, doing)?.id;
     drop(fd);
-    // Whatever configuration its container was started with; and none can start with it from here on.
-    let locked = leases.lock(id)?;
-    let aside = format!("{RESERVED}{GONE}{}.{:x}", std::process::id(), id.ino);
-    let free = locked.live()?.is_empty();
-    let moved = if free {
-        sys::rename_new(folder, OsStr::new(name), folder, OsStr::new(&aside)).because(Cause::Sandbox, doing)
-    } else {
-        Ok(())
-    };
-    locked.tidy()?;
-    moved?;
-    if free { remove(&aside, tell) } else { Ok(false) }
+    sandbox::remove_unheld(folder, name, leases, tell)
 }
 
 #[cfg(test)]

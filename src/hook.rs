@@ -120,9 +120,6 @@ fn run(stage: Stage, config: Option<PathBuf>) -> Result<()> {
     let state = State::parse(&text?)?;
     let named = |error: Error| error.container(&state.id);
     let asked = request::is_asked(&state.annotations);
-    if !asked && stage != Stage::Poststop {
-        return Ok(());
-    }
     let config = match Config::load(config.as_deref()) {
         Ok(config) => config,
         // A container that asks for nothing is none of ours, and others' poststop hooks would not run.
@@ -133,6 +130,9 @@ fn run(stage: Stage, config: Option<PathBuf>) -> Result<()> {
         }
         Err(error) => return Err(named(error)),
     };
+    if !asked && stage != Stage::Poststop && config.default_container_info.is_none() {
+        return Ok(());
+    }
     let name = record::name(&state.id, &state.bundle);
     logging::start(stage.program(), &config, &name);
     if let Some(status) = state.status.as_deref()

@@ -39,7 +39,8 @@ impl Bundle {
     }
 }
 
-/// Makes the plan for a container; `None` where nothing is to be done for it.
+/// Makes the plan for a container; `None` where nothing is to be done for it. One to which no annotation speaks gets what
+/// the configuration's `default_container_info` has, if anything.
 ///
 /// # Errors
 /// [`Cause::ManagerUnknown`], [`Cause::IdentityForged`], the causes of [`request::read`] and [`plan::make`].
@@ -50,16 +51,31 @@ pub fn plan(
     bundle: &BundleConfig,
     config: &Config,
 ) -> Result<Option<Plan>> {
-    if !request::is_asked(annotations) {
+    let default = config.default_request();
+    let is_asked = request::is_asked(annotations);
+    if !is_asked && default.is_none() {
         return Ok(None);
     }
-    let manager = find_manager(id, bundle_path, config)?;
-    let claims = manager::claims(manager, annotations, me().identity())?;
+    let found = find_manager(id, bundle_path, config).and_then(|manager| {
+        let claims = manager::claims(manager, annotations, me().identity())?;
+        if !claims.infra {
+            confirm_pod(manager, &claims, bundle)?;
+        }
+        Ok((manager, claims))
+    });
+    let (manager, claims) = match found {
+        Ok(found) => found,
+        // It asks for nothing, so it is not refused for who it is.
+        Err(error) if !is_asked => {
+            log::info!("it does not get default_container_info: {error}");
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
     if claims.infra {
         return Ok(None);
     }
-    confirm_pod(manager, &claims, bundle)?;
-    let Some(request) = request::read(annotations, claims.suffixes)? else { return Ok(None) };
+    let Some(request) = request::read(annotations, claims.suffixes)?.or(default) else { return Ok(None) };
     plan::admit(&request, config)?;
     if request.is_empty() {
         return Ok(None);

@@ -7,19 +7,19 @@ mod shared;
 mod sources;
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
 
 use crate::attach::{HostRoot, Phase};
 use crate::config::{Config, Isolator};
 use crate::error::{Because, Cause, Error, Result};
 use crate::init::{Life, Live};
 use crate::lease::{Holder, Leases};
-use crate::plan::{Plan, Sandbox};
+use crate::me::me;
+use crate::plan::{Attachment, Origin, Plan, Sandbox};
 use crate::record::{Attached, Line, Record};
 use crate::request::container_path::ContainerPath;
 use crate::request::names::{Role, VolumeId};
 use crate::runtime_dir::RuntimeDir;
-use crate::sandbox::Own;
+use crate::sandbox::{self, Own};
 use crate::sys::{self, FileId};
 use crate::trusted::Missing;
 use crate::volume::Disks;
@@ -83,21 +83,47 @@ impl Job<'_> {
         if self.plan.sandbox != Sandbox::Own {
             return Ok(None);
         }
+        let (name, user) = (self.record.name.clone(), self.user()?);
+        self.open_leased(&name, user, |path, made, remove_at_stop| Line::Sandbox { path, made, remove_at_stop })
+    }
+
+    /// Opens the sandbox of the container's pod, making it if it is missing; `None` where the plan needs none. It is the
+    /// administrator's: only what lies in it is for containers.
+    ///
+    /// # Errors
+    /// [`crate::error::Cause::Sandbox`].
+    pub fn open_parent(&mut self) -> Result<Option<OwnedFd>> {
+        let is_in_it = |attachment: &Attachment| matches!(attachment.from, Origin::InParent { .. });
+        let Some(pod) = self.plan.pod.as_deref().filter(|_| self.plan.attachments.iter().any(is_in_it)) else {
+            return Ok(None);
+        };
+        let line = |path, made, remove_at_stop| Line::PodSandbox { path, made, remove_at_stop };
+        self.open_leased(&sandbox::pod_name(pod), (me().uid, me().gid), line)
+    }
+
+    /// Opens a sandbox below `work_dir` and holds it, which `line` announces: where, whether it is made now, and whether it
+    /// is to go at the end.
+    fn open_leased(
+        &mut self,
+        name: &str,
+        owner: (u32, u32),
+        line: impl Fn(String, bool, bool) -> Line,
+    ) -> Result<Option<OwnedFd>> {
         let Some(work_dir) = self.disks.work_dir(Missing::Tell)? else { return Ok(None) };
-        let user = self.user()?;
         let reachable = self.config.shares_host_filesystem();
         let leases = Leases::open()?;
         for _ in 0..SANDBOX_TRIES {
-            let own = Own::find(&work_dir, self.plan.manager, &self.record.name, reachable)?;
-            self.announce_sandbox(&own.path, own.missing, self.plan.sandbox_retention == 0)?;
-            let fd = own.open(user.0, user.1)?;
+            let own = Own::find(&work_dir, self.plan.manager, name, reachable)?;
+            let path = own.path.to_string_lossy().into_owned();
+            self.record.add(line(path, own.missing, self.plan.sandbox_retention == 0))?;
+            let fd = own.open(owner.0, owner.1)?;
             let id = sys::stat(&fd).because(Cause::Sandbox, || own.path.display().to_string())?.id;
             self.record.add(Line::Lease { volume: id })?;
-            let (role, name) = (Role::parse("sandbox")?, VolumeId::parse(SANDBOX)?);
+            let (role, lease) = (Role::parse("sandbox")?, VolumeId::parse(SANDBOX)?);
             let locked = leases.lock(id)?;
             // gc takes it away under this lock.
             if own.is_still(id) {
-                locked.take(&self.record.name, self.holder().lease(&role, &name, true, None))?;
+                locked.take(&self.record.name, self.holder().lease(&role, &lease, true, None))?;
                 return Ok(Some(fd));
             }
             locked.tidy()?;
@@ -138,14 +164,5 @@ impl Job<'_> {
             pod: self.plan.pod.as_deref(),
             life: self.life,
         }
-    }
-
-    /// Writes down which directory is the sandbox.
-    ///
-    /// # Errors
-    /// [`crate::error::Cause::RuntimeDir`].
-    pub fn announce_sandbox(&mut self, path: &Path, made: bool, remove_at_stop: bool) -> Result<()> {
-        let path = path.to_string_lossy().into_owned();
-        self.record.add(Line::Sandbox { path, made, remove_at_stop })
     }
 }

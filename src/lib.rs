@@ -35,6 +35,7 @@ pub mod record;
 pub mod request;
 pub mod runtime_dir;
 pub mod sandbox;
+pub mod secret;
 pub mod tree;
 pub mod trusted;
 pub mod undo;

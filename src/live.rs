@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use crate::attach::{HostRoot, Inside, Phase};
+use crate::attach::{self, HostRoot, Inside, Phase};
 use crate::config::{Config, Isolator};
 use crate::container::bundle;
 use crate::error::{Because, Cause, Error, Result};
@@ -144,7 +144,7 @@ pub fn update(running: &Running, volumes: &str, config: &Config) -> Result<Updat
     let is_same = |attachment: &Attachment, attached: &Attached| {
         attachment.label == attached.label
             && attachment.target.to_string() == attached.target
-            && crate::attach::attributes(attachment.how) == attached.attributes
+            && attach::attributes(attachment.how) == attached.attributes
     };
     let (kept, gone): (Vec<Attached>, Vec<Attached>) = had.into_iter().partition(|attached| {
         attached.target == sandbox || wanted.iter().any(|attachment| is_same(attachment, attached))
@@ -282,7 +282,7 @@ impl Container<'_> {
             if !one.link {
                 let found = self.find_mount(one, &host_root).map_err(named)?;
                 let inside = self.enter(&host_root)?;
-                let detached = sys::detach_mount(found);
+                let detached = attach::detach(&found, &self.proc_fds);
                 drop(inside);
                 detached
                     .because(Cause::AttachFailed, || format!("{} cannot be detached", one.target))
@@ -304,7 +304,7 @@ impl Container<'_> {
         let inside = self.enter(host_root)?;
         let relative = attached.target.trim_start_matches('/');
         let found =
-            sys::open_place(&inside.root, Path::new(relative), Resolve::InRoot).because(Cause::NotAttached, doing)?;
+            sys::open_path(&inside.root, Path::new(relative), Resolve::InRoot).because(Cause::NotAttached, doing)?;
         let stat = sys::stat(&found).because(Cause::NotAttached, doing)?;
         if !stat.mount_root || stat.id != attached.id {
             let what = format!("{} in the container is not the volume any more", attached.target);

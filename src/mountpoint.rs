@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 
 use crate::error::{Because, Cause, Error, Result};
 use crate::holders::{File, Holders};
@@ -40,6 +41,23 @@ pub struct Base<'a> {
     pub owner: (u32, u32),
 }
 
+/// What a mount point must be: the same as what is mounted on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory.
+    Directory,
+    /// Anything else; one that is made is an empty regular file.
+    File,
+}
+
+impl Kind {
+    /// The kind of a mount point for this.
+    #[must_use]
+    pub fn of(stat: &Stat) -> Kind {
+        if stat.is_dir() { Kind::Directory } else { Kind::File }
+    }
+}
+
 /// Finds and makes mount points for one record.
 #[derive(Debug)]
 pub struct MountPoints<'a> {
@@ -55,23 +73,24 @@ pub struct MountPoints<'a> {
 const TRIES: usize = 16;
 
 impl MountPoints<'_> {
-    /// Opens the directory at `path` below `base` (`O_PATH`), makes it where it may be made, and holds it
-    /// where a hook made it.
+    /// Opens what is at `path` below `base` (`O_PATH`), makes it where it may be made, and holds it where a hook made it.
     ///
     /// # Errors
-    /// [`Cause::MountPointMissing`] where it may not be made; [`Cause::MountPointUnsafe`] where something else
-    /// than a directory is in the way.
-    pub fn directory(&mut self, base: &Base<'_>, path: &ContainerPath, missing: &Missing) -> Result<OwnedFd> {
+    /// [`Cause::MountPointMissing`] where it may not be made; [`Cause::MountPointUnsafe`] where something of another kind
+    /// is in the way.
+    pub fn place(&mut self, base: &Base<'_>, path: &ContainerPath, kind: Kind, missing: &Missing) -> Result<OwnedFd> {
         let relative = path.relative();
         for _ in 0..TRIES {
-            match sys::open_place(base.fd, Path::new(&relative), base.resolve) {
+            match sys::open_path(base.fd, Path::new(&relative), base.resolve) {
                 Ok(fd) => {
-                    if self.hold(base, &relative, &fd)? {
+                    let there = stat(&fd, &relative)?;
+                    check_kind(&relative, &there, kind)?;
+                    if self.hold(base, &relative, &fd, &there)? {
                         return Ok(fd);
                     }
                 }
                 Err(error) if error.errno == Errno::ENOENT => match missing {
-                    Missing::Make => self.make_directories(base, &relative)?,
+                    Missing::Make => self.make_missing(base, &relative, kind)?,
                     Missing::Refuse { inside, command } => {
                         return Err(Error::new(
                             Cause::MountPointMissing,
@@ -98,7 +117,7 @@ impl MountPoints<'_> {
                 sys::open_place(base.fd, Path::new("."), base.resolve)
                     .because(Cause::PosixSandbox, || "the sandbox".to_owned())?
             } else {
-                self.directory(base, &ContainerPath::parse_relative(parent)?, &Missing::Make)?
+                self.place(base, &ContainerPath::parse_relative(parent)?, Kind::Directory, &Missing::Make)?
             };
             let place = Place { within: base.within, parent: parent.to_owned(), name: name.to_owned() };
             match sys::stat_at(&directory, name) {
@@ -129,10 +148,10 @@ impl MountPoints<'_> {
         Err(Error::new(Cause::LinkConflict, format!("{relative} keeps changing")))
     }
 
-    /// Takes part in holding a directory, and those above it, if a hook made it. `false` where it was removed
+    /// Takes part in holding a mount point, and the directories above it, if a hook made it. `false` where it was removed
     /// meanwhile.
-    fn hold(&mut self, base: &Base<'_>, relative: &str, fd: &OwnedFd) -> Result<bool> {
-        let file = File::of(&stat(fd, relative)?);
+    fn hold(&mut self, base: &Base<'_>, relative: &str, fd: &OwnedFd, there: &Stat) -> Result<bool> {
+        let file = File::of(there);
         if !Holders::exist(&self.runtime.mount_points, file)? {
             // Nobody's. If a hook made a directory above, this one keeps that from being removed.
             return Ok(true);
@@ -141,13 +160,13 @@ impl MountPoints<'_> {
         self.hold_all(base, &real)
     }
 
-    /// Holds a directory, whose path below the base has no links, and those above it, topmost first, as far as hooks
+    /// Holds a mount point, whose path below the base has no links, and those above it, topmost first, as far as hooks
     /// made them. `false` where one was removed meanwhile.
     fn hold_all(&mut self, base: &Base<'_>, path: &str) -> Result<bool> {
         let components: Vec<&str> = path.split('/').collect();
         for length in 1..=components.len() {
             let shown = components[..length].join("/");
-            let Ok(fd) = sys::open_place(base.fd, Path::new(&shown), Resolve::BeneathNoLinks) else { return Ok(false) };
+            let Ok(fd) = sys::open_path(base.fd, Path::new(&shown), Resolve::BeneathNoLinks) else { return Ok(false) };
             let file = File::of(&stat(&fd, &shown)?);
             if Holders::exist(&self.runtime.mount_points, file)? {
                 let parent = components[..length - 1].join("/");
@@ -174,7 +193,7 @@ impl MountPoints<'_> {
         Ok(true)
     }
 
-    /// Path of an open directory below the base, without any link in it.
+    /// Path of an open place below the base, without any link in it.
     fn real_path(&self, base: &Base<'_>, relative: &str, fd: impl AsFd) -> Result<String> {
         let Some(base_path) = base.path else { return Ok(relative.to_owned()) };
         let path = sys::path_of(self.proc_fds, fd).because(Cause::MountPointUnsafe, || relative.to_owned())?;
@@ -187,8 +206,8 @@ impl MountPoints<'_> {
         })
     }
 
-    /// Makes what is missing on the way to `relative`, the last component included.
-    fn make_directories(&mut self, base: &Base<'_>, relative: &str) -> Result<()> {
+    /// Makes what is missing on the way to `relative`, the last component included, which is of this kind.
+    fn make_missing(&mut self, base: &Base<'_>, relative: &str, kind: Kind) -> Result<()> {
         let components: Vec<&str> = relative.split('/').collect();
         let mut existing = None;
         for length in (0..components.len()).rev() {
@@ -217,20 +236,29 @@ impl MountPoints<'_> {
         if !parent.is_empty() && !self.hold_all(base, &parent)? {
             return Ok(());
         }
-        for name in &components[length..] {
+        for (index, name) in components.iter().enumerate().skip(length) {
+            let is_last = index + 1 == components.len();
             let place = Place { within: base.within, parent: parent.clone(), name: (*name).to_owned() };
             let owner = base.owner;
             let make = |temporary: &str| {
-                sys::mkdir_at(&directory, temporary, 0o755)?;
+                if is_last && kind == Kind::File {
+                    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+                    drop(sys::open_file_at(&directory, temporary, flags, 0o644)?);
+                } else {
+                    sys::mkdir_at(&directory, temporary, 0o755)?;
+                }
                 if owner == (0, 0) {
                     return Ok(());
                 }
-                let fd = sys::open_place(&directory, Path::new(temporary), Resolve::BeneathNoLinks)?;
+                let fd = sys::open_path(&directory, Path::new(temporary), Resolve::BeneathNoLinks)?;
                 sys::chown(fd, owner.0, owner.1)
             };
             if !self.make(&directory, place, make)? {
                 // Somebody else was first: start over with what is there now.
                 return Ok(());
+            }
+            if is_last {
+                break;
             }
             directory = sys::open_place(&directory, Path::new(name), Resolve::BeneathNoLinks)
                 .because(Cause::MountPointUnsafe, doing)?;
@@ -257,7 +285,8 @@ impl MountPoints<'_> {
                 Err(error) => return Err(error).because(Cause::MountPointUnsafe, doing),
             }
         };
-        let file = File::of(&sys::stat_at(directory, &temporary).because(Cause::MountPointUnsafe, doing)?);
+        let made = sys::stat_at(directory, &temporary).because(Cause::MountPointUnsafe, doing)?;
+        let file = File::of(&made);
         self.record.add(Line::Made { place: place.clone(), temporary: temporary.clone(), file })?;
         let holders = Holders::create(&self.runtime.mount_points, &file.name())?;
         holders.clear()?;
@@ -265,7 +294,7 @@ impl MountPoints<'_> {
         match sys::rename_new(directory, OsStr::new(&temporary), directory, OsStr::new(&name)) {
             Err(error) if error.errno == Errno::EEXIST => {
                 holders.remove(&self.runtime.mount_points)?;
-                remove_name(directory, &temporary).because(Cause::MountPointUnsafe, doing)?;
+                remove_name(directory, &temporary, &made).because(Cause::MountPointUnsafe, doing)?;
                 Ok(false)
             }
             answer => answer.because(Cause::MountPointUnsafe, doing).map(|()| true),
@@ -277,6 +306,16 @@ fn stat(fd: &OwnedFd, shown: &str) -> Result<Stat> {
     sys::stat(fd).because(Cause::MountPointUnsafe, || shown.to_owned())
 }
 
+fn check_kind(path: &str, there: &Stat, kind: Kind) -> Result<()> {
+    let (is, what) = match (Kind::of(there), kind) {
+        (Kind::Directory, Kind::File) => ("a directory", "a file"),
+        (Kind::File, Kind::Directory) => ("not a directory", "a directory"),
+        _ => return Ok(()),
+    };
+    Err(Error::new(Cause::MountPointUnsafe, format!("{path} is {is}, and what is mounted there is {what}"))
+        .remedy("ask for another container path"))
+}
+
 fn in_the_way(path: &str, error: &SysError) -> Error {
     let what = match error.errno {
         Errno::ENOTDIR => "is not a directory, or lies below something that is none".to_owned(),
@@ -286,10 +325,13 @@ fn in_the_way(path: &str, error: &SysError) -> Error {
     Error::new(Cause::MountPointUnsafe, format!("{path} {what}"))
 }
 
-/// Removes an empty directory, or a link.
-fn remove_name(directory: &OwnedFd, name: &str) -> sys::Result<()> {
-    match sys::unlink_at(directory, OsStr::new(name), true) {
-        Err(error) if error.errno == Errno::ENOTDIR => sys::unlink_at(directory, OsStr::new(name), false),
+/// Removes an empty directory, an empty file, or a link: whatever somebody has put into is theirs, and stays.
+fn remove_name(directory: &OwnedFd, name: &str, there: &Stat) -> sys::Result<()> {
+    if there.is_file() && there.size > 0 {
+        return Ok(());
+    }
+    match sys::unlink_at(directory, OsStr::new(name), there.is_dir()) {
+        Err(error) if matches!(error.errno, Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOENT) => Ok(()),
         answer => answer,
     }
 }
@@ -300,9 +342,10 @@ fn remove_name(directory: &OwnedFd, name: &str) -> sys::Result<()> {
 /// [`Cause::UndoIncomplete`].
 pub fn remove_temporary(base: &OwnedFd, place: &Place, temporary: &str) -> Result<()> {
     let Some(directory) = open_parent(base, place)? else { return Ok(()) };
-    match remove_name(&directory, temporary) {
-        Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ENOTEMPTY | Errno::EEXIST | Errno::EBUSY) => Ok(()),
-        answer => answer.because(Cause::UndoIncomplete, || format!("{temporary} in /{}", place.parent)),
+    let doing = || format!("{temporary} in /{}", place.parent);
+    match sys::stat_at(&directory, temporary).and_then(|there| remove_name(&directory, temporary, &there)) {
+        Err(error) if matches!(error.errno, Errno::ENOENT | Errno::EBUSY) => Ok(()),
+        answer => answer.because(Cause::UndoIncomplete, doing),
     }
 }
 
@@ -324,11 +367,8 @@ pub fn release(runtime: &RuntimeDir, base: Option<&OwnedFd>, record: &str, place
         && let Ok(there) = sys::stat_at(&directory, &place.name)
         && File::of(&there) == file
     {
-        match sys::unlink_at(&directory, OsStr::new(&place.name), there.is_dir()) {
-            // Somebody put something into it: then it is theirs now.
-            Err(error) if matches!(error.errno, Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOENT) => {}
-            answer => answer.because(Cause::UndoIncomplete, || format!("{} in /{}", place.name, place.parent))?,
-        }
+        remove_name(&directory, &place.name, &there)
+            .because(Cause::UndoIncomplete, || format!("{} in /{}", place.name, place.parent))?;
     }
     holders.remove(&runtime.mount_points)
 }

@@ -7,14 +7,16 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::disks::{self, Kind};
+use crate::config::host_paths::HostPath;
 use crate::config::{Config, Isolator, Ownership, one_isolator};
 use crate::container::bundle::BundleMount;
 use crate::container::{BundleConfig, Identity, Manager};
 use crate::error::{Cause, Error, Result};
 use crate::request::container_path::ContainerPath;
-use crate::request::names::{Role, VolumeId};
+use crate::request::names::{Role, SecretName, VolumeId};
 use crate::request::{Disk, Mode, Propagation, Request, Source, VolumeRequest};
 use crate::sys::MountAttributes;
+use crate::{sandbox, secret};
 
 /// What will be done for one container.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -113,11 +115,25 @@ pub enum Origin {
         allowed: String,
         /// The rest, below it.
         below: Option<ContainerPath>,
+        /// Directories that are missing below the entry are made.
+        create: bool,
     },
-    /// A directory of the container's own sandbox (Mesos's SANDBOX_PATH of type SELF).
+    /// A directory or file of the container's own sandbox (Mesos's SANDBOX_PATH of type SELF).
     InSandbox {
         /// Below the sandbox.
         path: ContainerPath,
+    },
+    /// A directory or file of the sandbox that the containers of the pod share (SANDBOX_PATH of type PARENT).
+    InParent {
+        /// Below that sandbox.
+        path: ContainerPath,
+    },
+    /// A secret, as a file of its own.
+    Secret {
+        /// Its name.
+        name: SecretName,
+        /// File of the administrator's with its value.
+        path: PathBuf,
     },
     /// shared: a private folder in the sandbox, with the mode and owner of what it covers.
     Private {
@@ -235,7 +251,7 @@ pub fn make(facts: Facts<'_>, request: &Request, config: &Config) -> Result<Plan
         attachments
             .push(attachment(facts, request, config, isolator, volume).map_err(|error| error.volume(volume.label()))?);
     }
-    follow_sandbox_paths(&mut attachments);
+    follow_sandbox_paths(&mut attachments)?;
     let sandbox = match isolator {
         Isolator::Posix => Sandbox::WorkingDirectory(working_directory),
         Isolator::Linux if request.sandbox || attachments.iter().any(needs_sandbox) => Sandbox::Own,
@@ -250,7 +266,7 @@ pub fn make(facts: Facts<'_>, request: &Request, config: &Config) -> Result<Plan
     // Parents first: a child is mounted on top of its parent, whatever the order of asking (MESOS-7770).
     attachments.sort_by(|a, b| (a.target.depth(), &a.target).cmp(&(b.target.depth(), &b.target)));
     check_conflicts(&attachments, isolator, bundle)?;
-    place_missing(&mut attachments, isolator, bundle, config);
+    place_missing(&mut attachments, isolator, facts, config);
     Ok(Plan {
         manager: facts.manager,
         identity: facts.identity.clone(),
@@ -276,27 +292,27 @@ fn needs_sandbox(attachment: &Attachment) -> bool {
     attachment.in_sandbox.is_some() || matches!(attachment.from, Origin::InSandbox { .. })
 }
 
-/// A directory of the sandbox at or below a volume is that volume: on the host the volume is mounted nowhere, and the
-/// directory there only its mount point (MESOS-7770: Marathon's way to have a volume at an absolute path). It has the
+/// A path of the sandbox at or below something that is attached there is that: on the host it is mounted nowhere, and
+/// the directory there only its mount point (MESOS-7770: Marathon's way to have a volume at an absolute path). It has the
 /// volume's lease, and is read-only where either is.
-fn follow_sandbox_paths(attachments: &mut [Attachment]) {
+fn follow_sandbox_paths(attachments: &mut [Attachment]) -> Result<()> {
     for index in 0..attachments.len() {
         let Origin::InSandbox { path } = attachments[index].from.clone() else { continue };
         let covers = |other: &Attachment| {
             let rest = path.within(other.in_sandbox.as_ref()?)?;
-            matches!(other.from, Origin::Volume { .. }).then(|| (other.clone(), rest.to_vec()))
+            Some((other.clone(), rest.to_vec()))
         };
-        let Some((volume, rest)) = attachments.iter().filter_map(covers).min_by_key(|(_, rest)| rest.len()) else {
+        let Some((other, rest)) = attachments.iter().filter_map(covers).min_by_key(|(_, rest)| rest.len()) else {
             continue;
         };
-        let Origin::Volume { role, id, disk, subpath, shared, size_mb } = volume.from else { continue };
-        let below = subpath.iter().map(ContainerPath::relative).chain(rest).collect::<Vec<_>>().join("/");
-        let subpath = if below.is_empty() { None } else { ContainerPath::parse_relative(&below).ok() };
         let attachment = &mut attachments[index];
-        attachment.why.push(format!("{path} of the sandbox is volume {}", volume.label));
-        attachment.from = Origin::Volume { role, id, disk, subpath, shared, size_mb };
+        attachment.from = below(other.from, &rest).ok_or_else(|| {
+            let what = format!("{path} of the sandbox would lie in {}, which is a file", other.label);
+            Error::new(Cause::PathConflict, what).volume(&attachment.label)
+        })?;
+        attachment.why.push(format!("{path} of the sandbox is {}", other.label));
         if let (How::Mount { attributes: theirs, .. }, How::Mount { attributes, propagation, named }) =
-            (volume.how, &mut attachment.how)
+            (other.how, &mut attachment.how)
         {
             *attributes = attributes.and(theirs);
             if *attributes != MountAttributes::default() && !*named {
@@ -304,6 +320,28 @@ fn follow_sandbox_paths(attachments: &mut [Attachment]) {
             }
         }
     }
+    Ok(())
+}
+
+/// What lies at a path below something that is attached; `None` where nothing can.
+fn below(from: Origin, rest: &[String]) -> Option<Origin> {
+    if rest.is_empty() {
+        return Some(from);
+    }
+    let extended = |base: Option<&ContainerPath>| {
+        let all = base.map(ContainerPath::relative).into_iter().chain(rest.iter().cloned()).collect::<Vec<_>>();
+        ContainerPath::parse_relative(&all.join("/")).ok()
+    };
+    Some(match from {
+        Origin::Volume { role, id, disk, subpath, shared, size_mb } => {
+            Origin::Volume { role, id, disk, subpath: extended(subpath.as_ref()), shared, size_mb }
+        }
+        Origin::HostPath { allowed, below, create } => {
+            Origin::HostPath { allowed, below: extended(below.as_ref()), create }
+        }
+        Origin::InParent { path } => Origin::InParent { path: extended(Some(&path))? },
+        Origin::Sandbox | Origin::InSandbox { .. } | Origin::Private { .. } | Origin::Secret { .. } => return None,
+    })
 }
 
 /// Binds of the bundle that are plain rw and name no propagation. (A host mount that came later below a read-only bind
@@ -372,7 +410,7 @@ fn attachment(
             }
         }
         Source::HostPath { path } if isolator != Isolator::Posix => {
-            let from = allowed_host_path(facts.identity, config, path, volume.mode)?;
+            let from = allowed_host_path(facts.identity, config, path, volume)?;
             why.push("allowed by host_paths".to_owned());
             from
         }
@@ -381,21 +419,32 @@ fn attachment(
             Origin::Private { path: path.clone() }
         }
         Source::SandboxPath { path } if isolator == Isolator::Linux => {
-            // mesos.md SP3: a relative one would be a second name in the same sandbox.
-            if !volume.container_path.is_absolute() {
+            // mesos.md SP3: it would be a second name in the same sandbox.
+            if !volume.container_path.is_absolute() || volume.container_path.within(&config.sandbox_directory).is_some()
+            {
                 return Err(Error::new(
                     Cause::ContainerPath,
-                    "a directory of the sandbox is mounted at an absolute container path, and this one is relative",
+                    format!("a path of the sandbox is mounted outside of it, and {} is not", volume.container_path),
                 )
                 .remedy("use an absolute container path"));
             }
             Origin::InSandbox { path: path.clone() }
         }
-        Source::ParentPath { .. } | Source::Secret { .. } if isolator == Isolator::Linux => {
-            return Err(Error::new(
-                Cause::NotSupported,
-                "filesystem/linux has no secrets and no directories of the parent in this version",
-            ));
+        Source::ParentPath { path } if isolator == Isolator::Linux => {
+            // mesos.md SP4.
+            if facts.pod.is_none_or(|pod| !crate::container::manager::is_pod_id(pod)) {
+                return Err(Error::new(
+                    Cause::NoPod,
+                    "a path of the parent is one of the pod's, and the container is in no pod",
+                ));
+            }
+            Origin::InParent { path: path.clone() }
+        }
+        Source::Secret { name } if isolator == Isolator::Linux => {
+            why.push(
+                "read-only, private, nosuid, nodev, noexec, readable by the container's user: a secret".to_owned(),
+            );
+            allowed_secret(facts.identity, config, name)?
         }
         _ => {
             return Err(Error::new(
@@ -468,16 +517,12 @@ fn choose_disk(asked: &Disk, config: &Config) -> Result<DiskChoice> {
     }
 }
 
-fn allowed_host_path(identity: &Identity, config: &Config, path: &str, mode: Mode) -> Result<Origin> {
-    let asked = Path::new(path);
-    let granted = config.host_paths.iter().find_map(|entry| {
-        // By component: /srv does not allow /srv2 (mesos.md E12).
-        let below = asked.strip_prefix(&entry.path).ok()?;
-        let usable = entry.roles.iter().any(|role| config.may_use(identity, role))
-            && (mode == Mode::ReadOnly || entry.mode == Mode::ReadWrite);
-        usable.then(|| (entry.path.clone(), below.to_string_lossy().into_owned()))
-    });
-    let Some((allowed, below)) = granted else {
+fn allowed_host_path(identity: &Identity, config: &Config, path: &str, volume: &VolumeRequest) -> Result<Origin> {
+    let usable = |entry: &&HostPath| {
+        entry.roles.iter().any(|role| config.may_use(identity, role)) && entry.grants(volume.mode, volume.propagation)
+    };
+    let mut usable = config.host_paths.iter().filter(usable);
+    let Some((entry, below)) = usable.find_map(|entry| Some((entry, entry.below(path)?.to_string_lossy()))) else {
         return Err(Error::new(
             Cause::HostPathNotAllowed,
             format!("{path} is not a host path that this container may use so"),
@@ -487,7 +532,23 @@ fn allowed_host_path(identity: &Identity, config: &Config, path: &str, mode: Mod
         )));
     };
     let below = if below.is_empty() { None } else { Some(ContainerPath::parse_relative(&below)?) };
-    Ok(Origin::HostPath { allowed, below })
+    Ok(Origin::HostPath { allowed: entry.path.clone(), below, create: entry.create })
+}
+
+/// One that is somebody else's reads like one that is not there.
+fn allowed_secret(identity: &Identity, config: &Config, name: &SecretName) -> Result<Origin> {
+    let secret = config.secrets.iter().find(|secret| secret.name == *name);
+    match secret.filter(|secret| secret.roles.iter().any(|role| config.may_use(identity, role))) {
+        Some(secret) => Ok(Origin::Secret { name: name.clone(), path: secret.path.clone() }),
+        None => Err(Error::new(
+            Cause::SecretUnavailable,
+            format!("there is no secret {name} that this container may use"),
+        )
+        .remedy(format!(
+            "if there should be one: add {{\"name\": \"{name}\", \"path\": FILE, \"roles\": [ROLE]}} to \"secrets\" in the \
+             configuration"
+        ))),
+    }
 }
 
 /// A link has no attributes of its own; what it cannot keep is refused (mesos.md E1).
@@ -507,6 +568,23 @@ fn link(volume: &VolumeRequest) -> Result<How> {
 }
 
 fn mount(bundle: &BundleConfig, config: &Config, volume: &VolumeRequest, why: &mut Vec<String>) -> Result<How> {
+    let not_supported = |what: &str| Err(Error::new(Cause::NotSupported, what));
+    if let Source::Secret { .. } = &volume.source {
+        return match volume.propagation {
+            None | Some(Propagation::Private) => {
+                Ok(How::Mount { attributes: secret::ATTRIBUTES, propagation: Propagation::Private, named: false })
+            }
+            _ => not_supported("a secret is a file that nothing can be mounted below, and has no propagation"),
+        };
+    }
+    if volume.propagation == Some(Propagation::Bidirectional) {
+        if !matches!(volume.source, Source::HostPath { .. }) {
+            return not_supported("only a host path can be bidirectional: mounts of containers stay out of volumes");
+        }
+        if bundle.user_namespace {
+            return not_supported("it is bidirectional, and mounts of a user namespace never reach the host");
+        }
+    }
     let attributes = MountAttributes {
         read_only: volume.mode == Mode::ReadOnly,
         nosuid: volume.nosuid,
@@ -588,6 +666,12 @@ fn check_conflicts(attachments: &[Attachment], isolator: Isolator, bundle: &Bund
                         format!("{} would lie inside {}", attachment.target, other.label),
                     );
                 }
+                Some(_) if matches!(other.from, Origin::Secret { .. }) => {
+                    return conflict(
+                        &attachment.label,
+                        format!("{} would lie in {}, which is a file", attachment.target, other.label),
+                    );
+                }
                 _ => {}
             }
         }
@@ -606,7 +690,7 @@ fn check_conflicts(attachments: &[Attachment], isolator: Isolator, bundle: &Bund
 }
 
 /// Decides where a mount point may be made: in the sandbox and in the container's own root only.
-fn place_missing(attachments: &mut [Attachment], isolator: Isolator, bundle: &BundleConfig, config: &Config) {
+fn place_missing(attachments: &mut [Attachment], isolator: Isolator, facts: Facts<'_>, config: &Config) {
     for index in 0..attachments.len() {
         let attachment = &attachments[index];
         if isolator == Isolator::Shared {
@@ -617,9 +701,9 @@ fn place_missing(attachments: &mut [Attachment], isolator: Isolator, bundle: &Bu
         // The deepest thing that covers the target decides.
         let volume = attachments[..index].iter().rev().find_map(|other| {
             let rest = attachment.target.within(&other.target)?;
-            Some((other.target.depth(), covered_by(other, rest, config)))
+            Some((other.target.depth(), covered_by(other, rest, facts, config)))
         });
-        let mount = bundle.mounts.iter().rev().filter_map(|mount| {
+        let mount = facts.bundle.mounts.iter().rev().filter_map(|mount| {
             let destination = mount.destination.as_ref()?;
             let rest = attachment.target.within(destination)?;
             let source = mount.source.as_deref().filter(|_| mount.bind).unwrap_or("DIRECTORY");
@@ -646,30 +730,30 @@ pub fn volume_path(config: &Config, disk: &DiskChoice, role: &Role, id: &VolumeI
     config.disk(name).map(|disk| crate::volume::disk::path_of(&disk, role, id)).unwrap_or_default()
 }
 
-fn covered_by(other: &Attachment, rest: &[String], config: &Config) -> Missing {
-    match &other.from {
+fn covered_by(other: &Attachment, rest: &[String], facts: Facts<'_>, config: &Config) -> Missing {
+    let mut path = match &other.from {
         Origin::Volume { role, id, disk, subpath, .. } => {
-            let mut path = volume_path(config, disk, role, id);
-            if let Some(subpath) = subpath {
-                path.push(subpath.relative());
-            }
-            path.push(rest.join("/"));
-            Missing::Refuse {
-                inside: format!("volume {}", other.label),
-                command: format!("mkdir -p {}", shell_word(&path.to_string_lossy())),
-            }
+            let path = volume_path(config, disk, role, id);
+            subpath.iter().fold(path, |path, subpath| path.join(subpath.relative()))
         }
-        Origin::HostPath { allowed, below } => {
-            let mut path = PathBuf::from(allowed);
-            path.extend(below.as_ref().map(ContainerPath::relative));
-            path.push(rest.join("/"));
-            Missing::Refuse {
-                inside: format!("volume {}", other.label),
-                command: format!("mkdir -p {}", shell_word(&path.to_string_lossy())),
-            }
+        Origin::HostPath { allowed, below, .. } => {
+            below.iter().fold(PathBuf::from(allowed), |path, below| path.join(below.relative()))
         }
-        // The sandbox, or a directory of it; the last is filesystem/shared's, where every target must exist.
-        Origin::Sandbox | Origin::InSandbox { .. } | Origin::Private { .. } => Missing::Make,
+        // Other containers of the pod have it too.
+        Origin::InParent { path } => {
+            let parent =
+                sandbox::path(&config.work_dir, facts.manager, &sandbox::pod_name(facts.pod.unwrap_or_default()));
+            parent.join(path.relative())
+        }
+        // The last two cover nothing: filesystem/shared wants every target to exist, and a secret is a file.
+        Origin::Sandbox | Origin::InSandbox { .. } | Origin::Private { .. } | Origin::Secret { .. } => {
+            return Missing::Make;
+        }
+    };
+    path.push(rest.join("/"));
+    Missing::Refuse {
+        inside: format!("volume {}", other.label),
+        command: format!("mkdir -p {}", shell_word(&path.to_string_lossy())),
     }
 }
 
@@ -790,10 +874,12 @@ mod tests {
             ("filesystem/posix", "a:x:nosuid", Cause::NotSupported),
             ("filesystem/posix", "host=/x:y", Cause::NoIsolator),
             ("filesystem/posix", "secret=s:y", Cause::NoIsolator),
-            ("filesystem/linux", "secret=s:y", Cause::NotSupported),
+            ("filesystem/linux", "secret=s:y", Cause::SecretUnavailable),
+            ("filesystem/linux", "sandbox=s:/mnt/mesos/sandbox/y", Cause::ContainerPath),
+            ("filesystem/linux", "a:y:bidirectional", Cause::NotSupported),
             ("filesystem/linux", "sandbox=s:y", Cause::ContainerPath),
             ("filesystem/linux", "host=/srv:/y", Cause::HostPathNotAllowed),
-            ("filesystem/linux", "parent=s:y", Cause::NotSupported),
+            ("filesystem/linux", "parent=s:y", Cause::NoPod),
             ("filesystem/linux", "a:x:disk=fast", Cause::DiskUnknown),
             (
                 "filesystem/linux",
@@ -802,6 +888,7 @@ mod tests {
             ),
             ("filesystem/shared", "a:x", Cause::ContainerPath),
             ("filesystem/shared", "parent=p:/x", Cause::NoIsolator),
+            ("filesystem/shared", "secret=s:/x", Cause::NoIsolator),
             ("filesystem/shared", "host=/srv:/x", Cause::HostPathNotAllowed),
         ] {
             assert_eq!(

@@ -85,6 +85,15 @@ pub enum Line {
         /// It goes with the container.
         remove_at_stop: bool,
     },
+    /// The sandbox of the container's pod is about to be used.
+    PodSandbox {
+        /// Its path on the host.
+        path: String,
+        /// It is about to be made, so a failure removes it, unless another container has it by then.
+        made: bool,
+        /// It goes with the last container that has it.
+        remove_at_stop: bool,
+    },
     /// A mount point or link will be made under a temporary name.
     Making {
         /// Where it will be.
@@ -166,6 +175,9 @@ pub struct Attached {
     /// Where it lies on the host.
     #[serde(default)]
     pub source: String,
+    /// Mounts that the container makes below it appear on the host.
+    #[serde(default)]
+    pub bidirectional: bool,
     /// The persistent volume behind it.
     pub volume: Option<VolumeRecord>,
 }
@@ -355,7 +367,9 @@ impl Record {
     /// Whether undoing it deletes a sandbox that a container has used.
     #[must_use]
     pub fn removes_sandbox(&self) -> bool {
-        let goes = |line: &Line| matches!(line, Line::Sandbox { remove_at_stop: true, .. });
+        let goes = |line: &Line| {
+            matches!(line, Line::Sandbox { remove_at_stop: true, .. } | Line::PodSandbox { remove_at_stop: true, .. })
+        };
         self.attachments().is_some() && self.lines.iter().any(goes)
     }
 
@@ -369,7 +383,7 @@ impl Record {
         for line in &self.lines {
             let counts = match line {
                 Line::Made { file, .. } | Line::Hold { file, .. } => self.holds(*file),
-                Line::Lease { .. } | Line::Sandbox { .. } => true,
+                Line::Lease { .. } | Line::Sandbox { .. } | Line::PodSandbox { .. } => true,
                 Line::Making { .. } | Line::MakingVolume { .. } | Line::GivenUp { .. } | Line::Done { .. } => false,
             };
             if counts && !lines.contains(line) {

@@ -14,7 +14,7 @@ use std::fmt;
 
 use crate::error::{Cause, Error, Result};
 use container_path::ContainerPath;
-use names::{Role, VolumeId};
+use names::{Role, SecretName, VolumeId};
 
 /// All annotations of this project begin with it.
 pub const PREFIX: &str = "io.fs-isolator.";
@@ -43,6 +43,8 @@ pub enum Propagation {
     Slave,
     /// They do not.
     Private,
+    /// They do, and the container's appear on the host (Mesos's `BIDIRECTIONAL`).
+    Bidirectional,
 }
 
 /// Which disk a persistent volume lies on (Mesos's `disk.source`).
@@ -94,7 +96,7 @@ pub enum Source {
     /// A secret, by name.
     Secret {
         /// Name in the configuration's `secrets`.
-        name: String,
+        name: SecretName,
     },
     /// A kind of volume that Mesos knows and this project has no isolator for.
     Foreign {

@@ -10,11 +10,12 @@ use nix::errno::Errno;
 
 use crate::container::Manager;
 use crate::error::{Because, Cause, Error, Result};
-use crate::request::container_path::ContainerPath;
+use crate::lease::Leases;
+use crate::request::names::RESERVED;
 use crate::sys::{self, Resolve};
-use crate::tree;
 use crate::trusted::{self, Missing};
 use crate::volume::Disk;
+use crate::{record, tree};
 
 /// Permission bits of a sandbox, as Mesos's since 1.6 (mesos.md B1).
 pub const MODE: u32 = 0o750;
@@ -22,7 +23,22 @@ pub const MODE: u32 = 0o750;
 /// Where sandboxes that `fs-isolator sandbox create` made lie, below `sandboxes`.
 const MADE_BY_HAND: &str = "posix";
 
-/// The sandbox that a container has below `work_dir`, made or not.
+/// Beginning of the name that a sandbox has while it is deleted, so that no container comes back to half of it.
+pub const GONE: &str = "gone.";
+
+/// Where a sandbox of this name lies.
+#[must_use]
+pub fn path(work_dir: &Path, manager: Manager, name: &str) -> PathBuf {
+    work_dir.join("sandboxes").join(manager.name()).join(name)
+}
+
+/// Name of the sandbox that the containers of a pod share; no bundle gives it to a container.
+#[must_use]
+pub fn pod_name(pod: &str) -> String {
+    record::name(pod, "")
+}
+
+/// The sandbox that a container, or a pod, has below `work_dir`, made or not.
 #[derive(Debug)]
 pub struct Own {
     /// Directory of all sandboxes of one manager.
@@ -45,7 +61,7 @@ impl Own {
         let names = ["sandboxes", manager.name()];
         let parents = Missing::Make(if reachable { 0o711 } else { 0o700 });
         let parent = trusted::open_dir_below(work_dir.fd(), work_dir.path(), &names, parents)?;
-        let path = work_dir.path().join("sandboxes").join(manager.name()).join(name);
+        let path = path(work_dir.path(), manager, name);
         let parent = parent.ok_or_else(|| Error::new(Cause::Sandbox, format!("{} cannot be made", path.display())))?;
         let missing = match sys::stat_at(&parent, name) {
             Ok(_) => false,
@@ -71,7 +87,11 @@ impl Own {
         let doing = || format!("the sandbox {} cannot be made", self.path.display());
         let open = || -> sys::Result<OwnedFd> {
             if self.missing {
-                sys::mkdir_at(&self.parent, &self.name, MODE)?;
+                match sys::mkdir_at(&self.parent, &self.name, MODE) {
+                    // Another container of the pod was first.
+                    Err(error) if error.errno == Errno::EEXIST => {}
+                    answer => answer?,
+                }
             }
             let fd = sys::open_place(&self.parent, Path::new(&self.name), Resolve::BeneathNoLinksNoMounts)?;
             let stat = sys::stat(&fd)?;
@@ -84,36 +104,6 @@ impl Own {
     }
 }
 
-/// Makes a directory in a sandbox, beneath it and without following links. `give` gives each that is made what it needs,
-/// and is told which is the last. One that is there stays as it is.
-///
-/// # Errors
-/// [`Cause::Sandbox`].
-pub fn make_directory(
-    sandbox: &OwnedFd,
-    path: &ContainerPath,
-    give: impl Fn(&OwnedFd, bool) -> sys::Result<()>,
-) -> Result<()> {
-    let doing = || format!("{path} in the sandbox cannot be made");
-    let relative = path.relative();
-    let mut current =
-        sys::open_place(sandbox, Path::new("."), Resolve::BeneathNoLinks).because(Cause::Sandbox, doing)?;
-    let mut names = relative.split('/').peekable();
-    while let Some(name) = names.next() {
-        let made = match sys::mkdir_at(&current, name, 0o755) {
-            Err(error) if error.errno == Errno::EEXIST => false,
-            answer => answer.because(Cause::Sandbox, doing).map(|()| true)?,
-        };
-        let next =
-            sys::open_dir(&current, Path::new(name), Resolve::BeneathNoLinksNoMounts).because(Cause::Sandbox, doing)?;
-        if made {
-            give(&next, names.peek().is_none()).because(Cause::Sandbox, doing)?;
-        }
-        current = next;
-    }
-    Ok(())
-}
-
 /// Deletes a sandbox, never across a mount and never through a link.
 ///
 /// # Errors
@@ -124,6 +114,34 @@ pub fn remove(path: &Path) -> Result<()> {
     };
     let Some(parent) = trusted::open_dir(parent, Missing::Tell)? else { return Ok(()) };
     tree::remove(&parent, name).because(Cause::Sandbox, || format!("the sandbox {} cannot be removed", path.display()))
+}
+
+/// Deletes a sandbox that no live container holds, and tells whether there was none who does. `tell` hears how many files
+/// are gone.
+///
+/// # Errors
+/// [`Cause::Sandbox`] and the causes of [`Leases`].
+pub fn remove_unheld(folder: &OwnedFd, name: &str, leases: &Leases, tell: &mut dyn FnMut(u64)) -> Result<bool> {
+    let doing = || format!("the sandbox {name} cannot be removed");
+    let id = match sys::stat_at(folder, name) {
+        Err(error) if error.errno == Errno::ENOENT => return Ok(true),
+        answer => answer.because(Cause::Sandbox, doing)?.id,
+    };
+    // Whatever configuration its container was started with; and none can start with it from here on.
+    let locked = leases.lock(id)?;
+    let aside = format!("{RESERVED}{GONE}{}.{:x}", std::process::id(), id.ino);
+    let free = locked.live()?.is_empty();
+    let moved = if free {
+        sys::rename_new(folder, OsStr::new(name), folder, OsStr::new(&aside)).because(Cause::Sandbox, doing)
+    } else {
+        Ok(())
+    };
+    locked.tidy()?;
+    moved?;
+    if free {
+        tree::remove_counting(folder, OsStr::new(&aside), tell).because(Cause::Sandbox, doing)?;
+    }
+    Ok(free)
 }
 
 /// Makes a sandbox for containers of filesystem/posix.
@@ -140,7 +158,7 @@ pub fn create(work_dir: &Disk, name: &str, uid: u32, gid: u32) -> Result<PathBuf
     let Some(parent) = trusted::open_dir_below(work_dir.fd(), work_dir.path(), &names, Missing::Make(0o711))? else {
         return Err(Error::new(Cause::Sandbox, format!("{} cannot be made", path.display())));
     };
-    let temporary = format!("{}new.{}", crate::request::names::RESERVED, std::process::id());
+    let temporary = format!("{}new.{}", RESERVED, std::process::id());
     let make = || -> sys::Result<()> {
         sys::mkdir_at(&parent, &temporary, MODE)?;
         let fd = sys::open_place(&parent, Path::new(&temporary), Resolve::BeneathNoLinks)?;

@@ -114,6 +114,14 @@ pub fn open_place(dir: impl AsFd, path: &Path, resolve: Resolve) -> Result<Owned
     open_below(dir, path, OFlag::O_PATH | OFlag::O_DIRECTORY, resolve)
 }
 
+/// Opens anything as a place (`O_PATH`): a directory, file, device or socket.
+///
+/// # Errors
+/// As [`open_below`].
+pub fn open_path(dir: impl AsFd, path: &Path, resolve: Resolve) -> Result<OwnedFd> {
+    open_below(dir, path, OFlag::O_PATH, resolve)
+}
+
 /// Opens a directory to read its entries or to lock it.
 ///
 /// # Errors
@@ -158,6 +166,8 @@ pub struct Stat {
     /// Nanoseconds since the epoch at which it was made; 0 where the filesystem does not know. It tells a file
     /// from a later one with the same inode.
     pub born: i64,
+    /// Bytes in it.
+    pub size: u64,
 }
 
 impl Stat {
@@ -204,6 +214,7 @@ fn to_stat(raw: &libc::statx) -> Stat {
         gid: raw.stx_gid,
         mount_root: raw.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0,
         born: raw.stx_btime.tv_sec * 1_000_000_000 + i64::from(raw.stx_btime.tv_nsec),
+        size: raw.stx_size,
     }
 }
 
@@ -308,6 +319,8 @@ pub enum SetPropagation {
     Slave,
     /// Neither receives nor sends.
     Private,
+    /// As it is.
+    Keep,
 }
 
 /// Per-mount attributes to set; what is `false` is left as it is.
@@ -341,6 +354,56 @@ impl MountAttributes {
     }
 }
 
+/// A detached mount of a new, empty filesystem in memory that is never swapped out: fsopen(2), fsconfig(2), fsmount(2).
+/// tmpfs with `noswap` (Linux 6.4), else ramfs. Its root has mode 0700.
+///
+/// # Errors
+/// Whatever these answer.
+pub fn memory_filesystem(attributes: MountAttributes) -> Result<OwnedFd> {
+    match new_filesystem(c"tmpfs", &[(c"noswap", None), (c"mode", Some(c"0700"))], attributes) {
+        Err(error) if error.errno == Errno::EINVAL => new_filesystem(c"ramfs", &[(c"mode", Some(c"0700"))], attributes),
+        answer => answer,
+    }
+}
+
+const FSCONFIG_SET_FLAG: libc::c_uint = 0;
+const FSCONFIG_SET_STRING: libc::c_uint = 1;
+const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
+
+fn new_filesystem(kind: &CStr, options: &[(&CStr, Option<&CStr>)], attributes: MountAttributes) -> Result<OwnedFd> {
+    let cloexec: libc::c_uint = 1;
+    // SAFETY: `kind` is NUL-terminated.
+    let answer = unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), cloexec) };
+    let raw = Errno::result(answer).named("fsopen", format_args!("{kind:?}"))?;
+    // SAFETY: a successful fsopen returns a new descriptor that nobody else owns.
+    let context = unsafe { OwnedFd::from_raw_fd(raw as libc::c_int) };
+    let configure = |command: libc::c_uint, key: *const libc::c_char, value: *const libc::c_char| {
+        // SAFETY: key and value are NULL or NUL-terminated, as the command wants them; the descriptor is open.
+        let answer = unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, key, value, 0) };
+        Errno::result(answer).map(drop).named("fsconfig", format_args!("{kind:?}"))
+    };
+    for (key, value) in options {
+        match value {
+            None => configure(FSCONFIG_SET_FLAG, key.as_ptr(), std::ptr::null())?,
+            Some(value) => configure(FSCONFIG_SET_STRING, key.as_ptr(), value.as_ptr())?,
+        }
+    }
+    configure(FSCONFIG_CMD_CREATE, std::ptr::null(), std::ptr::null())?;
+    // SAFETY: no pointers; the descriptor is open.
+    let answer = unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), cloexec, attributes.bits()) };
+    let raw = Errno::result(answer).named("fsmount", format_args!("{kind:?}"))?;
+    // SAFETY: a successful fsmount returns a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw as libc::c_int) })
+}
+
+/// Leaves this process's mount namespace for a copy of its own: unshare(2). The caller must have one thread.
+///
+/// # Errors
+/// Whatever unshare(2) answers.
+pub fn leave_mount_namespace() -> Result<()> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).named("unshare", "a mount namespace")
+}
+
 /// `struct mount_attr` of mount_setattr(2).
 #[repr(C)]
 struct RawMountAttr {
@@ -363,6 +426,7 @@ pub fn mount_setattr(
     let propagation = match propagation {
         SetPropagation::Slave => libc::MS_SLAVE,
         SetPropagation::Private => libc::MS_PRIVATE,
+        SetPropagation::Keep => 0,
     };
     let raw = RawMountAttr { attr_set: attributes.bits(), attr_clr: 0, propagation, userns_fd: 0 };
     raw_mount_setattr(mount.as_fd(), &raw, recursive)
@@ -540,14 +604,15 @@ pub fn enter_mount_namespace(namespace: impl AsFd) -> Result<()> {
     nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNS).named("setns", "a mount namespace")
 }
 
-/// Detaches the mount whose root is `mount`, in the current mount namespace, without naming a path.
+/// Detaches the mount whose root is `mount`, in the current mount namespace. There is no umount2(2) for a descriptor, and a
+/// mount may be a file: the link to it in `/proc/self/fd` is what is named.
 ///
 /// # Errors
 /// Whatever fchdir(2) or umount2(2) answers.
-pub fn detach_mount(mount: impl AsFd) -> Result<()> {
-    nix::unistd::fchdir(mount).named("fchdir", "a mount")?;
-    let answer = nix::mount::umount2(".", nix::mount::MntFlags::MNT_DETACH).named("umount2", "a mount");
-    // Leave the detached mount, so that nothing keeps it alive.
+pub fn detach_mount(proc_fds: impl AsFd, mount: impl AsFd) -> Result<()> {
+    nix::unistd::fchdir(proc_fds).named("fchdir", "/proc/self/fd")?;
+    let name = mount.as_fd().as_raw_fd().to_string();
+    let answer = nix::mount::umount2(name.as_str(), nix::mount::MntFlags::MNT_DETACH).named("umount2", "a mount");
     nix::unistd::chdir("/").named("chdir", "/")?;
     answer
 }
@@ -562,7 +627,7 @@ pub fn path_of(proc_fds: impl AsFd, fd: impl AsFd) -> Result<OsString> {
     nix::fcntl::readlinkat(proc_fds, name.as_str()).named("readlinkat", "/proc/self/fd")
 }
 
-/// Opens `/proc/self/fd`, for [`path_of`].
+/// Opens `/proc/self/fd`, for [`path_of`] and [`detach_mount`].
 ///
 /// # Errors
 /// Whatever openat2(2) answers.

@@ -1,7 +1,7 @@
-//! Deleting a directory with everything in it, by descriptor: never across a mount, never through a link.
+//! Making directories below another, and deleting one with everything in it, by descriptor and never through a link.
 //!
 //! Mesos lost volumes by deleting sandboxes in which they were still mounted (MESOS-7366, 8830, 9352). Here
-//! every directory is opened with `RESOLVE_NO_XDEV`, so that a mount is an error, whoever put it there.
+//! every directory that is deleted is opened with `RESOLVE_NO_XDEV`, so that a mount is an error, whoever put it there.
 #![forbid(unsafe_code)]
 
 use std::ffi::{OsStr, OsString};
@@ -19,6 +19,33 @@ const DEEPEST: usize = 64;
 
 /// Names that are held in memory at once for each level.
 const AT_ONCE: usize = 1024;
+
+/// Makes a directory below another, and those on the way to it. `give` gives each that is made what it needs, and is told
+/// which is the last. One that is there stays as it is.
+///
+/// # Errors
+/// What mkdirat(2), openat2(2) or `give` answer.
+pub fn make(
+    base: impl AsFd,
+    path: &str,
+    resolve: Resolve,
+    give: impl Fn(&OwnedFd, bool) -> Result<()>,
+) -> Result<OwnedFd> {
+    let mut current = sys::open_place(base, Path::new("."), resolve)?;
+    let mut names = path.split('/').peekable();
+    while let Some(name) = names.next() {
+        let made = match sys::mkdir_at(&current, name, 0o755) {
+            Err(error) if error.errno == Errno::EEXIST => false,
+            answer => answer.map(|()| true)?,
+        };
+        let next = sys::open_dir(&current, Path::new(name), resolve)?;
+        if made {
+            give(&next, names.peek().is_none())?;
+        }
+        current = next;
+    }
+    Ok(current)
+}
 
 /// Deletes `name` in `parent`, if it exists.
 ///

@@ -8,14 +8,14 @@ use std::path::Path;
 
 use crate::config::Config;
 use crate::error::{Cause, Error, Result};
-use crate::lease;
+use crate::lease::{self, Leases};
 use crate::mountpoint;
 use crate::record::{Base, Line, Record, Within};
 use crate::request::names::Role;
 use crate::runtime_dir::{Open, RuntimeDir};
 use crate::sandbox;
 use crate::sys::{self, Resolve};
-use crate::trusted::Missing;
+use crate::trusted::{self, Missing};
 use crate::volume::{Disks, make};
 
 /// Most records of other containers that one prestart undoes.
@@ -84,20 +84,32 @@ fn undo_lines(runtime: &RuntimeDir, record: &Record, from: usize, config: &Confi
             Line::Lease { volume } if before.contains(line) => log::debug!("{volume:?} is held on"),
             Line::Lease { volume } => keep(lease::release(*volume, &record.name, &header.life.init)),
             // Announced before anything is made in it, so it comes after all of that here.
-            Line::Sandbox { path, made, remove_at_stop } if (done && *remove_at_stop) || (!done && *made) => {
-                keep(sandbox::remove(Path::new(path)));
-            }
-            Line::Sandbox { .. } => {
-                // Its age counts from now on, as Mesos counts it (mesos.md GC1).
-                let touched = sandbox.as_ref().map(|fd| sys::open_dir(fd, Path::new("."), Resolve::BeneathNoLinks));
-                if let Some(Ok(fd)) = touched {
-                    let _ = sys::touch(&fd);
+            Line::Sandbox { path, made, remove_at_stop } | Line::PodSandbox { path, made, remove_at_stop } => {
+                let goes = if done { *remove_at_stop } else { *made };
+                match line {
+                    Line::Sandbox { .. } if goes => keep(sandbox::remove(Path::new(path))),
+                    // This container's lease was given up above; others of the pod may have it still.
+                    _ if goes => keep(remove_unheld(Path::new(path))),
+                    _ => touch(Path::new(path)),
                 }
             }
             Line::GivenUp { .. } | Line::Done { .. } => {}
         }
     }
     errors
+}
+
+fn remove_unheld(path: &Path) -> Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+    let Some(folder) = trusted::open_dir(parent, Missing::Tell)? else { return Ok(()) };
+    sandbox::remove_unheld(&folder, &name.to_string_lossy(), &Leases::open()?, &mut |_| {}).map(drop)
+}
+
+/// The age of a sandbox counts from now on, as Mesos counts it (mesos.md GC1).
+fn touch(sandbox: &Path) {
+    if let Ok(fd) = sys::open_dir(sys::cwd(), sandbox, Resolve::NoLinks) {
+        let _ = sys::touch(&fd);
+    }
 }
 
 /// Opens a directory of the record, if it is still the same one: a root filesystem may be unmounted by now.

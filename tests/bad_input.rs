@@ -266,7 +266,12 @@ fn requests() -> Vec<Row> {
         row("sandbox= at a relative path", ask("sandbox=x:d"), 37, "sandbox=x:d", &["absolute container path"]),
         row("sandbox= below a file of a volume", ask("other:o;sandbox=o/file:/d"), 42, "sandbox=o/file:/d", &["subpath file"]),
         row("sandbox= through a link of a volume", ask("other:o;sandbox=o/link:/d"), 42, "sandbox=o/link:/d", &["symbolic link"]),
-        row("secret= with linux", ask("secret=x:/d"), 24, "secret=x:/d", &["has no secrets"]),
+        row("sandbox= at a place of the sandbox", ask("sandbox=x:/mnt/mesos/sandbox/y"), 37, "sandbox=x:/mnt/mesos/sandbox/y", &["outside of it"]),
+        row("secret= unknown", ask("secret=x:/d"), 65, "secret=x:/d", &["there is no secret x", "to \"secrets\""]),
+        row("secret= of a bad name", ask("secret=a/../b:/d"), 34, "secret=a/../b:/d", &["NAME/KEY"]),
+        row("secret= with slave", ask("secret=x:/d:slave"), 65, "secret=x:/d", &[]),
+        row("parent= without a pod", ask("parent=x:/d"), 66, "parent=x:/d", &["in no pod", "podman pod create"]),
+        row("bidirectional volume", ask("db:data:bidirectional"), 24, "db:data", &["only a host path"]),
         row("ro and CAP_SYS_ADMIN", all(vec![ask("db:data:ro"), spec("/process/capabilities/bounding", json!(["CAP_SYS_ADMIN"]))]), 44, "db:data", &["drop the capability"]),
         row("no mount namespace", by_hand(spec("/linux/namespaces", json!([{ "type": "pid" }]))), 52, "", &["linux.namespaces"]),
         row("token missing", config("request_token", json!("0123456789abcdef")), 32, "", &["request_token", "!0123456789abcdef"]),
@@ -338,7 +343,14 @@ fn configurations() -> Vec<Row> {
         row("an isolator twice", bad_config("isolation", json!("filesystem/linux,filesystem/linux")), 22, "", &["twice"]),
         row("unknown isolator", bad_config("isolation", json!("filesystem/windows")), 22, "", &["filesystem/windows"]),
         row("both isolators in one allowed", bad_config("allowed_isolation", json!(["filesystem/posix,filesystem/linux"])), 22, "", &["more than one"]),
-        row("volume isolator", bad_config("isolation", json!("filesystem/linux,volume/secret")), 24, "", &["volume/secret"]),
+        row("volume/image", bad_config("isolation", json!("filesystem/linux,volume/image")), 24, "", &["volume/image"]),
+        row("HP1, SE1: a volume isolator alone", bad_config("isolation", json!("volume/secret")), 22, "", &["filesystem/linux"]),
+        row("HP1: a volume isolator with posix", bad_config("isolation", json!("filesystem/posix,volume/host_path")), 22, "", &["filesystem/linux"]),
+        row("SE4: a secret of nowhere", bad_config("secrets", json!([{ "name": "x", "roles": [] }])), 20, "", &["a path or a credential"]),
+        row("a secret twice", bad_config("secrets", json!([{ "name": "x", "path": "/a", "roles": [] }, { "name": "x", "path": "/b", "roles": [] }])), 20, "", &["x is there twice"]),
+        row("HP2, SE2: default_container_info of another type", bad_config("default_container_info", json!({ "type": "DOCKER" })), 20, "", &["must be MESOS"]),
+        row("default_container_info with more", bad_config("default_container_info", json!({ "type": "MESOS", "hostname": "x" })), 20, "", &["hostname"]),
+        row("host_paths of no mode", bad_config("host_paths", json!([{ "path": "/x", "roles": [], "mode": "ro" }])), 20, "", &["neither RW nor RO"]),
         row("authorization without rules", bad_config("authorization", json!({ "allows": [] })), 20, "", &["allows", "correct the file"]),
         row("authorization for nobody", bad_config("authorization", json!({ "allow": [{ "identity": "team-a", "roles": ["x"] }] })), 20, "", &["namespace:NAME"]),
         row("authorization of no role", bad_config("authorization", json!({ "deny": [{ "identity": "*", "roles": ["a//b"] }] })), 20, "", &["authorization", "a//b"]),
@@ -346,15 +358,6 @@ fn configurations() -> Vec<Row> {
         row("disk called root", bad_config("disks", json!([{ "name": "root", "type": "PATH", "path": { "root": "/x" } }])), 20, "", &["work_dir"]),
         row("volume_gid_range", bad_config("volume_gid_range", json!("10-20")), 20, "", &["[FIRST-LAST,...]"]),
     ];
-    for key in ["default_container_info", "secrets"] {
-        rows.push(row(
-            format!("{key}, not yet"),
-            bad_config(key, json!({})),
-            24,
-            "",
-            &["this version does not honour"],
-        ));
-    }
     for (what, path) in [
         ("writable by all", "open"),
         ("sticky", "sticky"),

@@ -292,22 +292,9 @@ fn two_configurations_and_two_roots_exclude_each_other() {
     });
 }
 
-/// A container of a pod as CRI-O makes it: the bundle where CRI-O keeps them, and its annotations.
+/// A container of a pod that asks for the volume.
 fn in_pod(lab: &Lab, runtime: Runtime, id: &str, pod: &str) -> Container {
-    let mut container = lab.container(runtime, id);
-    let bundle = lab.dir.join("crio/overlay-containers").join(id).join("userdata");
-    fs::create_dir_all(&bundle).unwrap();
-    container.spec["root"]["path"] = json!(container.rootfs());
-    container.bundle = bundle;
-    for (key, value) in [
-        ("io.container.manager", "cri-o"),
-        ("io.kubernetes.cri-o.SandboxID", pod),
-        ("io.kubernetes.cri-o.SandboxName", "k8s_web_team-a_0_0"),
-        ("io.kubernetes.pod.namespace", "team-a"),
-        ("io.kubernetes.container.name", id),
-    ] {
-        container.annotate(key, value);
-    }
+    let mut container = lab.container(runtime, id).in_pod(lab, pod);
     container.ask("db:/d").shell("sleep 1000");
     container
 }

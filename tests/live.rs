@@ -268,12 +268,7 @@ fn ids_are_mapped_in_a_user_namespace() {
         let lab = Lab::new("filesystem/linux");
         let volume = lab.volume("db");
         let mut container = lab.container(runtime, "c");
-        container.spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
-        let map = json!([{ "containerID": 0, "hostID": 200_000, "size": 65536 }]);
-        container.spec["linux"]["uidMappings"] = map.clone();
-        container.spec["linux"]["gidMappings"] = map;
-        run("chown", &["-R", "200000:200000", container.rootfs().to_str().unwrap()]).ok();
-        container.start("sleep 1000");
+        container.map_ids(200_000).start("sleep 1000");
         attach(&lab, &container, &["db:/d"]).ok();
         container.exec("touch /d/f && test $(stat -c %u /d/f) = 0").ok();
         assert_eq!(fs::metadata(volume.join("f")).unwrap().uid(), 0);

@@ -24,13 +24,7 @@ const FIRST: u32 = 200_000;
 /// A container in a user namespace of its own.
 fn mapped(lab: &Lab, runtime: Runtime, id: &str, volumes: &str) -> Container {
     let mut container = lab.container(runtime, id);
-    container.ask(volumes);
-    container.spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
-    let map = json!([{ "containerID": 0, "hostID": FIRST, "size": 65536 }]);
-    container.spec["linux"]["uidMappings"] = map.clone();
-    container.spec["linux"]["gidMappings"] = map;
-    // The container's root makes what it lacks in its root filesystem.
-    run("chown", &["-R", &format!("{FIRST}:{FIRST}"), container.rootfs().to_str().unwrap()]).ok();
+    container.ask(volumes).map_ids(FIRST);
     container
 }
 

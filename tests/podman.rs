@@ -511,16 +511,20 @@ fn user_namespaces_of_podman() {
     });
 }
 
+/// Makes pods. The usual infra image comes from a registry, or from a program that need not be here.
+fn make_pods(podman: &Podman) {
+    for pod in ["web", "other"] {
+        let infra = ["--infra-image", IMAGE, "--infra-command", "/bin/sleep 1000"];
+        podman.run(&[&["pod", "create", "--name", pod, "--share", "ipc,uts"], &infra[..]].concat()).ok();
+    }
+}
+
 // The containers of a pod hold an exclusive volume together, and nobody else does.
 #[test]
 fn a_pod_of_podman_is_one_holder() {
     each("filesystem/linux", |podman| {
         let volume = podman.lab.volume("db");
-        // The usual infra image comes from a registry, or from a program that need not be here.
-        for pod in ["web", "other"] {
-            let infra = ["--infra-image", IMAGE, "--infra-command", "/bin/sleep 1000"];
-            podman.run(&[&["pod", "create", "--name", pod, "--share", "ipc,uts"], &infra[..]].concat()).ok();
-        }
+        make_pods(podman);
         for name in ["app", "sidecar"] {
             podman.start(name, &["--pod", "web", "--annotation", DB]);
             podman.exec(name, &format!("echo {name} >> {SANDBOX}/data/log")).ok();
@@ -533,6 +537,53 @@ fn a_pod_of_podman_is_one_holder() {
         podman.refused(&podman.ask("db:data", "echo STARTED"), 71);
         podman.run(&["rm", "-f", "-t", "0", "sidecar"]).ok();
         podman.ask("db:data", "true").ok();
+        podman.assert_clean();
+    });
+}
+
+// Mesos's parent is the pod: its containers exchange files, and who only says that it is in the pod does not.
+#[test]
+fn the_containers_of_a_pod_exchange_files_through_their_parent() {
+    each("filesystem/linux", |podman| {
+        make_pods(podman);
+        let ask = "io.fs-isolator.volumes=parent=exchange:/exchange";
+        for name in ["app", "sidecar"] {
+            podman.start(name, &["--pod", "web", "--annotation", ask]);
+        }
+        podman.exec("app", "echo of the app > /exchange/f").ok();
+        assert_eq!(podman.exec("sidecar", "cat /exchange/f && echo back > /exchange/g").ok().out, "of the app\n");
+        podman.exec("app", "cat /exchange/g").ok();
+        podman.start("stranger", &["--pod", "other", "--annotation", ask]);
+        podman.exec("stranger", "test ! -e /exchange/f").ok();
+        let pod = podman.run(&["pod", "inspect", "--format", "{{.Id}}", "web"]).ok().out.trim().to_owned();
+        let forged = format!("io.kubernetes.cri-o.SandboxID={pod}");
+        let ran = podman.shell(&["--annotation", &forged, "--annotation", ask], "echo STARTED");
+        podman.refused(&ran, 31);
+        let ran = podman.shell(&["--pod", "other", "--annotation", &forged, "--annotation", ask], "ls /exchange");
+        assert!(!ran.out.contains('f') && !ran.out.contains('g'), "podman's own word for the pod wins: {ran:?}");
+        podman.log();
+        podman.refused(&podman.shell(&["--annotation", ask], "echo STARTED"), 66);
+        podman.run(&["rm", "-f", "-t", "0", "app", "sidecar", "stranger"]).ok();
+        podman.assert_clean();
+    });
+}
+
+// What containers get that ask for nothing: install has the hooks called for all of them.
+#[test]
+fn default_container_info_reaches_every_container_of_podman() {
+    each("filesystem/linux", |podman| {
+        let volumes = json!([{ "container_path": "/var/scratch", "mode": "RW", "host_path": "scratch" }]);
+        let info = json!({ "type": "MESOS", "volumes": volumes });
+        podman.configure(json!({ "isolation": "filesystem/linux", "default_container_info": info }));
+        podman.install();
+        podman.shell(&[], "touch /var/scratch/x && grep -q ' /var/scratch ' /proc/self/mountinfo").ok();
+        podman.settled();
+        // Nothing tells a hook that a container of podman is a pod's infra container: it asks for nothing, too.
+        make_pods(podman);
+        podman.start("app", &["--pod", "web"]);
+        podman.exec("app", "touch /var/scratch/x").ok();
+        assert_eq!(podman.records(), 2);
+        podman.run(&["pod", "rm", "-fa", "-t", "0"]).ok();
         podman.assert_clean();
     });
 }

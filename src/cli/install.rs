@@ -16,6 +16,7 @@ use nix::fcntl::OFlag;
 use serde_json::Value;
 
 use super::show;
+use crate::config::Config;
 use crate::error::{Because, Cause, Error, Result};
 use crate::hook::Stage;
 use crate::sys;
@@ -85,6 +86,8 @@ pub fn install(arguments: &Arguments, config: Option<&Path>, json: bool) -> Resu
         })?;
         executables.push(bytes);
     }
+    // What containers get that ask for nothing is for all of them.
+    let every_container = Config::load(config)?.default_container_info.is_some();
     let config = config.map(std::path::absolute).transpose().because(Cause::Install, || "--config".to_owned())?;
     let bin_dir = directory(&arguments.bin_dir)?;
     let hooks_dir = directory(&arguments.hooks_dir)?;
@@ -94,11 +97,15 @@ pub fn install(arguments: &Arguments, config: Option<&Path>, json: bool) -> Resu
         written.push(arguments.bin_dir.join(hook.stage.program()));
     }
     for hook in &HOOKS {
-        let text = fill(hook, &arguments.bin_dir, config.as_deref())?;
+        let text = fill(hook, &arguments.bin_dir, config.as_deref(), every_container)?;
         write(&hooks_dir, hook.file, text.as_bytes(), 0o644)?;
         written.push(arguments.hooks_dir.join(hook.file));
     }
-    report("installed", &written, json)
+    report("installed", &written, json)?;
+    if every_container && !json {
+        show::lines(&["for default_container_info the hooks are called for every container, whatever it asks for"])?;
+    }
+    Ok(())
 }
 
 /// Removes what [`install`] wrote, files first.
@@ -163,13 +170,16 @@ fn write(directory: &OwnedFd, name: &str, bytes: &[u8], mode: u32) -> Result<()>
     finish
 }
 
-fn fill(hook: &Hook, bin_dir: &Path, config: Option<&Path>) -> Result<String> {
+fn fill(hook: &Hook, bin_dir: &Path, config: Option<&Path>, every_container: bool) -> Result<String> {
     let wrong = |error: serde_json::Error| Error::new(Cause::Install, format!("{}: {error}", hook.file));
     let mut value: Value = serde_json::from_str(hook.template).map_err(wrong)?;
     let program = hook.stage.program();
     value["hook"]["path"] = bin_dir.join(program).to_string_lossy().into();
     if let Some(config) = config {
         value["hook"]["args"] = serde_json::json!([program, "--config", config]);
+    }
+    if every_container {
+        value["when"] = serde_json::json!({ "always": true });
     }
     serde_json::to_string_pretty(&value).map(|text| text + "\n").map_err(wrong)
 }
@@ -211,8 +221,13 @@ mod tests {
     #[test]
     fn files_name_the_executable_and_the_configuration() {
         for hook in &HOOKS {
-            let text = fill(hook, Path::new("/opt/x"), Some(Path::new("/opt/c.json"))).unwrap();
-            let value: Value = serde_json::from_str(&text).unwrap();
+            let filled = |every_container| {
+                let text = fill(hook, Path::new("/opt/x"), Some(Path::new("/opt/c.json")), every_container).unwrap();
+                serde_json::from_str::<Value>(&text).unwrap()
+            };
+            let value = filled(false);
+            assert_eq!(filled(true)["when"], serde_json::json!({ "always": true }));
+            assert!(value["when"]["annotations"].is_object());
             assert_eq!(value["hook"]["path"], format!("/opt/x/{}", hook.stage.program()));
             assert_eq!(value["hook"]["args"][2], "/opt/c.json");
             assert_eq!(value["stages"].as_array().unwrap().len(), 1);

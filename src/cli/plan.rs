@@ -113,6 +113,7 @@ fn describe_one(attachment: &Attachment) -> String {
                 (Propagation::Slave, true) => "slave (or it does not run)",
                 (Propagation::Slave, false) => "slave",
                 (Propagation::Private, _) => "private",
+                (Propagation::Bidirectional, _) => "bidirectional: the container's mounts appear on the host",
             });
             format!("mount {} at {} ({})", attachment.label, attachment.target, options.join(", "))
         }
@@ -123,10 +124,12 @@ fn source(from: &Origin, config: &Config, disks: &Disks<'_>) -> Result<String> {
     Ok(match from {
         Origin::Sandbox => "the sandbox".to_owned(),
         Origin::InSandbox { path } | Origin::Private { path } => format!("{path} in the sandbox"),
-        Origin::HostPath { allowed, below } => match below {
-            None => allowed.clone(),
-            Some(below) => format!("{allowed}/{below}"),
-        },
+        Origin::InParent { path } => format!("{path} in the sandbox of the pod"),
+        Origin::Secret { name, path } => format!("secret {name}: the value in {}", path.display()),
+        Origin::HostPath { allowed, below, create } => {
+            let path = below.as_ref().map_or_else(|| allowed.clone(), |below| format!("{allowed}/{below}"));
+            format!("{path}{}", if *create { ", which is made if it is missing" } else { "" })
+        }
         Origin::Volume { role, id, disk, subpath, shared, .. } => {
             let found = volume::find(disks, disk, role, id)?;
             let exists = found.is_some();

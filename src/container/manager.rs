@@ -185,10 +185,16 @@ pub fn claims(manager: Manager, annotations: &HashMap<String, String>, host: Ide
     })
 }
 
+/// Whether a text has the form of a pod's id.
+#[must_use]
+pub fn is_pod_id(pod: &str) -> bool {
+    (32..=64).contains(&pod.len()) && pod.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// Whether a cgroup path names a pod: one of its components contains the pod's whole id.
 #[must_use]
 pub fn cgroup_names_pod(cgroup: &str, pod: &str) -> bool {
-    pod.len() >= 32 && pod.bytes().all(|byte| byte.is_ascii_hexdigit()) && cgroup.contains(pod)
+    is_pod_id(pod) && cgroup.contains(pod)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use crate::error::{Because, Cause, Error, Result};
 use crate::intake::{self, Bundle};
 use crate::mountinfo::{self, Mount};
 use crate::record::{Attached, Record};
+use crate::request::Propagation;
 use crate::runtime_dir::{Open, RuntimeDir};
 use crate::sys::{self, MountAttributes, Named, Resolve};
 use mend::{Namespaces, Wanted};
@@ -133,7 +134,7 @@ impl Container {
     fn check(&self, wanted: &Attached) -> Result<()> {
         let differs = |what: &str| Err(Error::new(Cause::NotAsAsked, format!("{} {what}", wanted.target)));
         let path = Path::new(wanted.target.trim_start_matches('/'));
-        let found = match sys::open_place(&self.root, path, Resolve::InRoot) {
+        let found = match sys::open_path(&self.root, path, Resolve::InRoot) {
             Ok(found) => found,
             Err(error) => return differs(&format!("cannot be opened in the container: {error}")),
         };
@@ -158,24 +159,26 @@ impl Container {
         let Some(mount) = self.mounts.iter().find(|mount| mount.id == stat.mount) else {
             return differs("lies on a mount that the container does not have");
         };
-        if let Some(group) = mount.shared
-            && is_host_group(group)?
-        {
+        let with_host = mount.shared.map_or(Ok(false), is_host_group)?;
+        if wanted.bidirectional {
+            return if with_host { Ok(()) } else { self.mend(wanted, &found, Propagation::Bidirectional) };
+        }
+        if with_host {
             return differs("is shared with the host, which would see the container's mounts");
         }
         if wanted.slave && wanted.mend && mount.master.is_none() {
-            return self.mend(wanted, &found);
+            return self.mend(wanted, &found, Propagation::Slave);
         }
         Ok(())
     }
 
-    /// Gives slave back. Without it a container goes on, unless its volume must have it.
-    fn mend(&self, wanted: &Attached, found: &OwnedFd) -> Result<()> {
+    /// Gives propagation back. Without it a container goes on, unless its volume must have it.
+    fn mend(&self, wanted: &Attached, found: &OwnedFd, propagation: Propagation) -> Result<()> {
         let source = Path::new(&wanted.source);
-        let mount = Wanted { found, id: wanted.id, source, attributes: wanted.attributes };
+        let mount = Wanted { found, id: wanted.id, source, attributes: wanted.attributes, propagation };
         match mend::mend(&mount, &self.namespaces()) {
             Ok(()) => Ok(()),
-            Err(error) if wanted.slave_named => Err(Error::new(
+            Err(error) if wanted.slave_named || wanted.bidirectional => Err(Error::new(
                 Cause::NotAsAsked,
                 format!("{} does not follow the host: {}", wanted.target, error.what()),
             )),
@@ -190,14 +193,15 @@ impl Container {
     fn follow_binds(&self, binds: &[(String, String)]) {
         for (source, destination) in binds {
             let path = Path::new(destination.trim_start_matches('/'));
-            let Ok(found) = sys::open_place(&self.root, path, Resolve::InRoot) else { continue };
+            let Ok(found) = sys::open_path(&self.root, path, Resolve::InRoot) else { continue };
             let Ok(stat) = sys::stat(&found) else { continue };
             let follows = self.mounts.iter().any(|mount| mount.id == stat.mount && mount.master.is_some());
             if !stat.mount_root || follows {
                 continue;
             }
             let source = Path::new(source);
-            let mount = Wanted { found: &found, id: stat.id, source, attributes: MountAttributes::default() };
+            let (attributes, propagation) = (MountAttributes::default(), Propagation::Slave);
+            let mount = Wanted { found: &found, id: stat.id, source, attributes, propagation };
             if let Err(error) = mend::mend(&mount, &self.namespaces()) {
                 log::info!("the bundle's bind at {destination} does not follow the host: {error}");
             }

@@ -50,7 +50,10 @@ pub fn mount_all(job: &mut Job<'_>, sources: Vec<Opened>, may_cover_mounts: bool
     for (attachment, opened) in job.plan.attachments.iter().zip(sources) {
         let propagation = opened.propagation(attachment.how);
         let idmap = job.live.user_namespace.as_ref().filter(|_| opened.is_idmapped()).map(|namespace| &namespace.fd);
-        let tree = Tree::clone_of(&opened.fd, attributes(attachment.how), propagation, idmap);
+        let tree = match opened.detached()? {
+            Some(mount) => Tree::of(mount),
+            None => Tree::clone_of(&opened.fd, attributes(attachment.how), propagation, idmap),
+        };
         items.push((attachment, opened, tree.map_err(|error| error.volume(&attachment.label))?));
     }
     move_all(job, &items, may_cover_mounts)?;
@@ -89,7 +92,7 @@ fn move_all(job: &mut Job<'_>, items: &[(&Attachment, Opened, Tree)], may_cover_
     };
     let answer = all();
     if answer.is_err() {
-        let left = moved.undo();
+        let left = moved.undo(job.proc_fds);
         drop(inside);
         left.iter().for_each(|left| log::warn!("a mount stays in the container: {left}"));
     }

@@ -14,7 +14,7 @@ use crate::error::{Because, Cause, Error, Result};
 use crate::me::me;
 use crate::mountpoint::{Base, MountPoints};
 use crate::plan::{Attachment, Sandbox};
-use crate::record::{Attached, Within};
+use crate::record::{Attached, Line, Within};
 use crate::sandbox;
 use crate::sys::{self, FileId, Resolve};
 use crate::trusted::{self, Missing};
@@ -46,7 +46,7 @@ pub fn attach(job: &mut Job<'_>) -> Result<Vec<Attached>> {
     }
     let sandbox_id = sys::stat(&sandbox).because(Cause::PosixSandbox, || cwd.clone())?.id;
     check_visible(job, Path::new(cwd), sandbox_id, &items)?;
-    job.announce_sandbox(Path::new(cwd), false, false)?;
+    job.record.add(Line::Sandbox { path: cwd.clone(), made: false, remove_at_stop: false })?;
     let owner = user;
     let base = Base { fd: &sandbox, within: Within::Sandbox, path: None, resolve: Resolve::BeneathNoLinks, owner };
     let mut points = MountPoints { runtime: job.runtime, record: job.record, proc_fds: job.proc_fds };

@@ -5,6 +5,7 @@
 //! and owner of what they cover.
 #![forbid(unsafe_code)]
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use super::{Job, linux, sources};
@@ -12,8 +13,8 @@ use crate::attach::Inside;
 use crate::error::{Because, Cause, Error, Result};
 use crate::plan::Origin;
 use crate::request::container_path::ContainerPath;
-use crate::sandbox;
 use crate::sys::{self, Resolve, Stat};
+use crate::tree;
 
 /// Attaches everything.
 ///
@@ -28,10 +29,12 @@ pub fn attach(job: &mut Job<'_>) -> Result<Vec<crate::record::Attached>> {
         let sandbox = job.open_sandbox()?;
         if let Some(sandbox) = &sandbox {
             for (path, like) in &covered {
-                sandbox::make_directory(sandbox, path, |made, is_last| match is_last {
+                let give = |made: &OwnedFd, is_last: bool| match is_last {
                     true => sys::chown(made, like.uid, like.gid).and_then(|()| sys::chmod(made, like.permissions())),
                     false => Ok(()),
-                })?;
+                };
+                tree::make(sandbox, &path.relative(), Resolve::BeneathNoLinksNoMounts, give)
+                    .because(Cause::Sandbox, || format!("{path} in the sandbox cannot be made"))?;
             }
         }
         Ok(sandbox)

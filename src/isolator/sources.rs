@@ -1,11 +1,13 @@
-//! Opening what is to be attached: volumes, host paths, sandboxes and private folders.
+//! Opening what is to be attached: volumes, host paths, secrets, and what lies in sandboxes.
 #![forbid(unsafe_code)]
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 use super::Job;
-use crate::attach::propagates;
+use crate::attach::{propagates, sends};
 use crate::config::Isolator;
 use crate::config::disks::{Kind, ROOT};
 use crate::error::{Because, Cause, Error, Result};
@@ -15,12 +17,12 @@ use crate::record::{Attached, Line, VolumeRecord};
 use crate::request::Propagation;
 use crate::request::container_path::ContainerPath;
 use crate::request::names::{Role, VolumeId};
-use crate::sandbox;
 use crate::sys::{self, FileId, Resolve, Stat};
 use crate::trusted::{self, Missing};
 use crate::volume::make::{self, New, Unnamed};
 use crate::volume::ownership::{self, Action, Facts};
 use crate::volume::{self, Found, Meta, gids, meta};
+use crate::{secret, tree};
 
 /// Something that is open and may be attached.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub struct Opened {
     volume: Option<Volume>,
     /// Later host mounts can reach it.
     propagates: bool,
+    /// It is a mount already, which nothing else has.
+    detached: bool,
 }
 
 /// A volume that this container holds.
@@ -61,18 +65,19 @@ pub fn open_all(
     let mut found = Vec::with_capacity(plan.attachments.len());
     for attachment in &plan.attachments {
         let opened = match &attachment.from {
-            Origin::Sandbox | Origin::InSandbox { .. } | Origin::Private { .. } => Ok(None),
-            Origin::HostPath { allowed, below } => open_host_path(allowed, below.as_ref()).map(Some),
+            Origin::Sandbox | Origin::InSandbox { .. } | Origin::InParent { .. } | Origin::Private { .. } => Ok(None),
+            Origin::HostPath { allowed, below, create } => open_host_path(allowed, below.as_ref(), *create),
+            Origin::Secret { path, .. } => open_secret(job, path).map(Some),
             Origin::Volume { .. } => open_volume(job, &attachment.from).map(Some),
         };
         found.push(opened.map_err(|error| error.volume(&attachment.label))?);
     }
-    let sandbox = open_sandbox(job)?;
-    let user = job.user()?;
+    let sandboxes = Sandboxes { own: open_sandbox(job)?, parent: job.open_parent()?, user: job.user()? };
     let complete = |(attachment, found): (&Attachment, Option<Opened>)| {
-        let opened = match found {
-            Some(opened) => Ok(opened),
-            None => open_in_sandbox(sandbox.as_ref(), &attachment.from, user),
+        let opened = match (found, &attachment.from) {
+            (Some(opened), _) => Ok(opened),
+            (None, Origin::HostPath { allowed, below, .. }) => make_host_path(allowed, below.as_ref()),
+            (None, from) => sandboxes.open(from),
         };
         opened.and_then(|opened| opened.propagating_to(attachment)).map_err(|error| error.volume(&attachment.label))
     };
@@ -196,17 +201,53 @@ fn check_action(job: &Job<'_>, found: &Found, action: Action) -> Result<()> {
     Ok(())
 }
 
-fn open_in_sandbox(sandbox: Option<&OwnedFd>, from: &Origin, user: (u32, u32)) -> Result<Opened> {
-    let sandbox = sandbox.ok_or_else(|| Error::new(Cause::Sandbox, "the plan has no sandbox"))?;
-    let path = match from {
-        Origin::Private { path } => path.relative(),
-        Origin::InSandbox { path } => {
-            sandbox::make_directory(sandbox, path, |made, _| sys::chown(made, user.0, user.1))?;
-            path.relative()
+/// The sandboxes of a container.
+struct Sandboxes {
+    own: Option<OwnedFd>,
+    /// Its pod's.
+    parent: Option<OwnedFd>,
+    /// To whom that belongs what is made in them.
+    user: (u32, u32),
+}
+
+impl Sandboxes {
+    /// Opens something in one of them. A directory that is missing is made; the pod's containers may all write to one that
+    /// they share, as to a Kubernetes emptyDir, and nobody else can reach it.
+    fn open(&self, from: &Origin) -> Result<Opened> {
+        let missing = || Error::new(Cause::Sandbox, "the plan has no sandbox");
+        let own = || self.own.as_ref().ok_or_else(missing);
+        match from {
+            Origin::Private { path } => open_below(own()?, &path.relative()),
+            Origin::InSandbox { path } => self.find_or_make(own()?, path, 0o755),
+            Origin::InParent { path } => self.find_or_make(self.parent.as_ref().ok_or_else(missing)?, path, 0o777),
+            _ => open_below(own()?, "."),
         }
-        _ => ".".to_owned(),
-    };
-    let fd = sys::open_place(sandbox, Path::new(&path), Resolve::BeneathNoLinksNoMounts)
+    }
+
+    fn find_or_make(&self, sandbox: &OwnedFd, path: &ContainerPath, mode: u32) -> Result<Opened> {
+        let relative = path.relative();
+        let opened = match sys::open_path(sandbox, Path::new(&relative), Resolve::BeneathNoLinksNoMounts) {
+            Err(error) if error.errno == Errno::ENOENT => {
+                let give = |made: &OwnedFd, _: bool| {
+                    sys::chown(made, self.user.0, self.user.1)?;
+                    sys::chmod(made, mode)
+                };
+                tree::make(sandbox, &relative, Resolve::BeneathNoLinksNoMounts, give)
+                    .because(Cause::Sandbox, || format!("{path} in the sandbox cannot be made"))?;
+                open_below(sandbox, &relative)?
+            }
+            _ => open_below(sandbox, &relative)?,
+        };
+        let stat = stat(&opened.fd)?;
+        if stat.is_dir() || stat.is_file() {
+            return Ok(opened);
+        }
+        Err(Error::new(Cause::Sandbox, format!("{path} in the sandbox is neither a directory nor a regular file")))
+    }
+}
+
+fn open_below(sandbox: &OwnedFd, path: &str) -> Result<Opened> {
+    let fd = sys::open_path(sandbox, Path::new(path), Resolve::BeneathNoLinksNoMounts)
         .because(Cause::Sandbox, || format!("{path} in the sandbox cannot be opened"))?;
     Opened::new(fd)
 }
@@ -215,23 +256,54 @@ fn stat(fd: &OwnedFd) -> Result<Stat> {
     sys::stat(fd).because(Cause::AttachFailed, || "it cannot be looked at".to_owned())
 }
 
-fn open_host_path(allowed: &str, below: Option<&ContainerPath>) -> Result<Opened> {
+/// Opens a path of the host below an entry of the configuration; `None` where it is missing and may be made.
+fn open_host_path(allowed: &str, below: Option<&ContainerPath>, create: bool) -> Result<Option<Opened>> {
+    let entry = open_entry(allowed)?;
+    let Some(below) = below else { return Opened::new(entry).map(Some) };
+    match sys::open_path(&entry, Path::new(&below.relative()), Resolve::BeneathNoLinks) {
+        Err(error) if error.errno == Errno::ENOENT && create => Ok(None),
+        answer => answer
+            .because(Cause::HostPathNotAllowed, || format!("{below} below {allowed} cannot be opened"))
+            .and_then(Opened::new)
+            .map(Some),
+    }
+}
+
+/// Makes a directory below an entry, with those on the way to it. It stays, also where the container does not start:
+/// another may have it by then.
+fn make_host_path(allowed: &str, below: Option<&ContainerPath>) -> Result<Opened> {
+    let path = below.map_or_else(|| ".".to_owned(), ContainerPath::relative);
+    tree::make(open_entry(allowed)?, &path, Resolve::BeneathNoLinks, |_, _| Ok(()))
+        .because(Cause::HostPathNotAllowed, || format!("{path} below {allowed} cannot be made"))
+        .and_then(Opened::new)
+}
+
+fn open_entry(allowed: &str) -> Result<OwnedFd> {
     let missing = || Error::new(Cause::HostPathNotAllowed, format!("the host path {allowed} does not exist"));
-    let entry = trusted::open_place(Path::new(allowed))?.ok_or_else(missing)?;
-    Opened::new(match below {
-        None => entry,
-        Some(below) => sys::open_place(&entry, Path::new(&below.relative()), Resolve::BeneathNoLinks)
-            .because(Cause::HostPathNotAllowed, || format!("{below} below {allowed} cannot be opened"))?,
-    })
+    trusted::open_place(Path::new(allowed))?.ok_or_else(missing)
+}
+
+fn open_secret(job: &Job<'_>, path: &Path) -> Result<Opened> {
+    let mount = secret::mount(path, job.user()?, job.home)?;
+    Ok(Opened { detached: true, ..Opened::new(mount)? })
 }
 
 impl Opened {
     fn new(fd: OwnedFd) -> Result<Opened> {
-        Ok(Opened { id: stat(&fd)?.id, fd, volume: None, propagates: false })
+        Ok(Opened { id: stat(&fd)?.id, fd, volume: None, propagates: false, detached: false })
     }
 
     /// Finds out whether later host mounts can reach it, where that is wanted.
     fn propagating_to(mut self, attachment: &Attachment) -> Result<Opened> {
+        // mesos.md HP6.
+        if let How::Mount { propagation: Propagation::Bidirectional, .. } = attachment.how
+            && !sends(&self.fd)?
+        {
+            return Err(Error::new(
+                Cause::NoPropagation,
+                "bidirectional was asked for, and its mount on the host is not shared",
+            ));
+        }
         if let How::Mount { propagation: Propagation::Slave, named, .. } = attachment.how {
             if self.is_idmapped() && !named {
                 log::info!(
@@ -257,6 +329,15 @@ impl Opened {
         Ok(self)
     }
 
+    /// The mount that it is already.
+    ///
+    /// # Errors
+    /// [`Cause::AttachFailed`].
+    pub fn detached(&self) -> Result<Option<OwnedFd>> {
+        let doing = || "out of descriptors".to_owned();
+        self.detached.then(|| self.fd.try_clone().because(Cause::AttachFailed, doing)).transpose()
+    }
+
     /// Whether later host mounts are to reach it.
     pub fn propagation(&self, how: How) -> Propagation {
         match how {
@@ -267,10 +348,11 @@ impl Opened {
 
     /// What the record says of it.
     pub fn attached(&self, plan: &Plan, attachment: &Attachment, proc_fds: &OwnedFd) -> Attached {
-        let (slave, slave_named) = match attachment.how {
-            How::Mount { propagation, named, .. } => (propagation == Propagation::Slave && self.propagates, named),
-            How::Link => (false, false),
+        let (propagation, named) = match attachment.how {
+            How::Mount { propagation, named, .. } => (propagation, named),
+            How::Link => (Propagation::Private, false),
         };
+        let slave = propagation == Propagation::Slave && self.propagates;
         Attached {
             label: attachment.label.clone(),
             target: attachment.target.to_string(),
@@ -278,8 +360,9 @@ impl Opened {
             link: attachment.how == How::Link,
             attributes: crate::attach::attributes(attachment.how),
             slave,
-            slave_named: slave && slave_named,
-            mend: slave && (plan.mend || slave_named),
+            slave_named: slave && named,
+            mend: slave && (plan.mend || named),
+            bidirectional: propagation == Propagation::Bidirectional,
             source: self.host_path(proc_fds),
             volume: self.volume.as_ref().map(|volume| VolumeRecord {
                 role: volume.found.role.clone(),
@@ -292,6 +375,9 @@ impl Opened {
 
     /// Where what is attached lies on the host.
     fn host_path(&self, proc_fds: &OwnedFd) -> String {
+        if self.detached {
+            return String::new();
+        }
         // One that was made for this container had another name when it was opened.
         let path = self.volume_path().or_else(|| sys::path_of(proc_fds, &self.fd).ok().map(PathBuf::from));
         path.unwrap_or_default().to_string_lossy().into_owned()

@@ -70,7 +70,8 @@ pub fn detach(leftover: &Leftover) -> Result<()> {
         let what = format!("{point} is not the mount {} that was found there", leftover.id);
         return Err(by_hand(Error::new(Cause::MountPointUnsafe, what)));
     }
-    sys::detach_mount(&fd).because(Cause::MountPointUnsafe, doing).map_err(by_hand)
+    let detached = sys::open_proc_fds().and_then(|proc_fds| sys::detach_mount(proc_fds, &fd));
+    detached.because(Cause::MountPointUnsafe, doing).map_err(by_hand)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 use serde_json::{Map, Value};
 
 use super::container_path::ContainerPath;
-use super::names::{Role, VolumeId};
+use super::names::{Role, SecretName, VolumeId};
 use super::{Disk, Mode, Propagation, Source, VolumeRequest};
 use crate::error::{Cause, Error, Result};
 
@@ -227,9 +227,7 @@ fn parse_source(source: &Object) -> Result<(Source, Option<Propagation>)> {
                 Some(propagation) => match string(propagation, "mode")? {
                     None | Some("UNKNOWN") => None,
                     Some("HOST_TO_CONTAINER") => Some(Propagation::Slave),
-                    Some("BIDIRECTIONAL") => {
-                        return Err(Error::new(Cause::NotSupported, "mount_propagation is BIDIRECTIONAL"));
-                    }
+                    Some("BIDIRECTIONAL") => Some(Propagation::Bidirectional),
                     Some(other) => return Err(unknown("mount_propagation.mode", other)),
                 },
             };
@@ -254,7 +252,9 @@ fn parse_source(source: &Object) -> Result<(Source, Option<Propagation>)> {
                 other => return Err(unknown("secret.type", other.unwrap_or_default())),
             }
             let reference = required(object(secret, "reference")?, "reference")?;
-            (Source::Secret { name: required(string(reference, "name")?, "name")?.to_owned() }, None)
+            let name = required(string(reference, "name")?, "name")?;
+            let name = string(reference, "key")?.map_or_else(|| name.to_owned(), |key| format!("{name}/{key}"));
+            (Source::Secret { name: SecretName::parse(&name)? }, None)
         }
         "DOCKER_VOLUME" => (Source::Foreign { kind: "DOCKER_VOLUME" }, None),
         "CSI_VOLUME" => (Source::Foreign { kind: "CSI_VOLUME" }, None),
@@ -313,7 +313,7 @@ mod tests {
             ),
             (
                 r#"{"container_path": "my_secret", "mode": "RO", "source": {"type": "SECRET", "secret": {"type": "REFERENCE", "reference": {"name": "s", "key": "k"}}}}"#,
-                "secret=s:my_secret",
+                "secret=s/k:my_secret",
             ),
             (
                 r#"{"container_path": "vol", "mode": "RW", "source": {"type": "DOCKER_VOLUME", "docker_volume": {"driver": "rexray", "name": "v"}}}"#,
@@ -408,8 +408,12 @@ mod tests {
                 SecretValue,
             ),
             (
-                r#"[{"container_path":"x","mode":"RW","source":{"type":"HOST_PATH","host_path":{"path":"/x","mount_propagation":{"mode":"BIDIRECTIONAL"}}}}]"#,
-                NotSupported,
+                r#"[{"container_path":"x","mode":"RW","source":{"type":"HOST_PATH","host_path":{"path":"/x","mount_propagation":{"mode":"UPWARD"}}}}]"#,
+                RequestInvalid,
+            ),
+            (
+                r#"[{"container_path":"x","mode":"RO","source":{"type":"SECRET","secret":{"type":"REFERENCE","reference":{"name":"a/b/c"}}}}]"#,
+                RequestInvalid,
             ),
         ] {
             assert_eq!(parse(text).unwrap_err().cause(), cause, "{text}");

@@ -45,6 +45,32 @@ impl fmt::Display for VolumeId {
     }
 }
 
+/// The name of a secret, as a Mesos `Secret` refers to it: `NAME`, or `NAME/KEY`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(transparent)]
+pub struct SecretName(String);
+
+impl SecretName {
+    /// Checks a name: one or two parts, each by the rules of a persistence id.
+    ///
+    /// # Errors
+    /// [`Cause::RequestInvalid`].
+    pub fn parse(text: &str) -> Result<SecretName> {
+        let mut parts = text.splitn(2, '/');
+        if parts.all(|part| VolumeId::parse(part).is_ok()) {
+            return Ok(SecretName(text.to_owned()));
+        }
+        Err(Error::new(Cause::RequestInvalid, format!("{text:?} is not the name of a secret"))
+            .remedy("write NAME, or NAME/KEY, as the configuration's \"secrets\" have it"))
+    }
+}
+
+impl fmt::Display for SecretName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// A role: who a volume belongs to. Hierarchical, with `/` between its components.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
@@ -118,6 +144,14 @@ mod tests {
         }
         for bad in ["", ".", "..", ".fs-isolator.x", "a/b", "a\\b", "a\nb", "a\0b", "\u{7f}", &"x".repeat(256)] {
             assert_eq!(VolumeId::parse(bad).unwrap_err().cause(), Cause::VolumeId, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_secret_has_a_name_and_maybe_a_key() {
+        assert!(SecretName::parse("db").is_ok() && SecretName::parse("db/password").is_ok());
+        for bad in ["", "/", "db/", "/db", "a/b/c", "../x", "a/..", "a\n"] {
+            assert_eq!(SecretName::parse(bad).unwrap_err().cause(), Cause::RequestInvalid, "{bad:?}");
         }
     }
 

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::container_path::ContainerPath;
-use super::names::{Role, VolumeId};
+use super::names::{Role, SecretName, VolumeId};
 use super::{Disk, Mode, Propagation, Source, VolumeRequest};
 use crate::error::{Cause, Error, Result};
 
@@ -44,7 +44,7 @@ fn parse_one(entry: &str) -> Result<VolumeRequest> {
         // rw and ro, slave and private are one choice each.
         let choice = match name {
             "rw" | "ro" => "mode",
-            "slave" | "private" => "propagation",
+            "slave" | "private" | "bidirectional" => "propagation",
             other => other,
         };
         if seen.contains(&choice) {
@@ -71,7 +71,7 @@ fn parse_source(text: &str) -> Result<Source> {
         }
         "sandbox" => Source::SandboxPath { path: ContainerPath::parse_relative(&value)? },
         "parent" => Source::ParentPath { path: ContainerPath::parse_relative(&value)? },
-        "secret" => Source::Secret { name: VolumeId::parse(&value)?.as_str().to_owned() },
+        "secret" => Source::Secret { name: SecretName::parse(&value)? },
         // An id may have a = in it, as long as nothing before it is a prefix.
         _ => persistent(VolumeId::parse(&decode(text)?)?),
     })
@@ -84,8 +84,9 @@ fn persistent(id: VolumeId) -> Source {
 fn apply(volume: &mut VolumeRequest, name: &str, value: Option<String>) -> Result<()> {
     let with_value = matches!(name, "role" | "disk" | "subpath");
     if with_value != value.is_some() {
-        let known =
-            ["rw", "ro", "shared", "slave", "private", "nosuid", "nodev", "noexec"].contains(&name) || with_value;
+        let known = ["rw", "ro", "shared", "slave", "private", "bidirectional", "nosuid", "nodev", "noexec"]
+            .contains(&name)
+            || with_value;
         return Err(match (known, with_value) {
             (true, true) => invalid(format!("option {name} needs a value: {name}=...")),
             (true, false) => invalid(format!("option {name} takes no value")),
@@ -99,6 +100,7 @@ fn apply(volume: &mut VolumeRequest, name: &str, value: Option<String>) -> Resul
         "ro" => volume.mode = Mode::ReadOnly,
         "slave" => volume.propagation = Some(Propagation::Slave),
         "private" => volume.propagation = Some(Propagation::Private),
+        "bidirectional" => volume.propagation = Some(Propagation::Bidirectional),
         "nosuid" => volume.nosuid = true,
         "nodev" => volume.nodev = true,
         "noexec" => volume.noexec = true,
@@ -120,7 +122,7 @@ fn apply(volume: &mut VolumeRequest, name: &str, value: Option<String>) -> Resul
 
 fn unknown_option(name: &str) -> Error {
     invalid(format!("option {name:?} is unknown")).remedy(
-        "the options are rw ro shared role=R disk=NAME subpath=P slave private nosuid nodev noexec; \
+        "the options are rw ro shared role=R disk=NAME subpath=P slave private bidirectional nosuid nodev noexec; \
          write %3A for a colon inside a field",
     )
 }
@@ -181,6 +183,8 @@ mod tests {
         assert_eq!(one("sandbox=tmp:/tmp").label(), "sandbox=tmp:/tmp");
         assert_eq!(one("parent=out:out").label(), "parent=out:out");
         assert_eq!(one("secret=key:/run/secrets/x").label(), "secret=key:/run/secrets/x");
+        assert_eq!(one("secret=db%2Fkey:x").label(), "secret=db/key:x");
+        assert_eq!(one("host=/a:/b:bidirectional").propagation, Some(Propagation::Bidirectional));
         assert_eq!(one("k=v:x").label(), "k=v:x");
     }
 
@@ -213,6 +217,9 @@ mod tests {
             ("%ff:b", RequestInvalid),
             ("a\n:b", RequestInvalid),
             ("host=rel:/x", RequestInvalid),
+            ("host=/a:/x:slave:bidirectional", RequestInvalid),
+            ("secret=:/x", RequestInvalid),
+            ("secret=../x:/x", RequestInvalid),
             ("host=/srv:/x:shared", RequestInvalid),
             ("sandbox=/abs:/x", ContainerPath),
             ("sandbox=..:/x", ContainerPath),

@@ -421,7 +421,10 @@ impl Container {
     }
 
     pub fn rootfs(&self) -> PathBuf {
-        self.bundle.join("rootfs")
+        match Path::new(self.spec["root"]["path"].as_str().unwrap()) {
+            absolute if absolute.is_absolute() => absolute.to_owned(),
+            relative => self.bundle.join(relative),
+        }
     }
 
     /// Registers exactly these hooks, by OCI stage and executable.
@@ -464,6 +467,36 @@ impl Container {
 
     pub fn cwd(&mut self, cwd: &Path) -> &mut Container {
         self.spec["process"]["cwd"] = json!(cwd);
+        self
+    }
+
+    /// Gives it a user namespace with 65536 ids from this one of the host on, and its root filesystem to its root, which
+    /// makes what it lacks there.
+    pub fn map_ids(&mut self, first: u32) -> &mut Container {
+        self.spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
+        let map = json!([{ "containerID": 0, "hostID": first, "size": 65536 }]);
+        self.spec["linux"]["uidMappings"] = map.clone();
+        self.spec["linux"]["gidMappings"] = map;
+        run("chown", &["-R", &format!("{first}:{first}"), self.rootfs().to_str().unwrap()]).ok();
+        self
+    }
+
+    /// Makes it one of a pod as CRI-O does: the bundle where CRI-O keeps them, below the lab's `crio`, and its annotations.
+    pub fn in_pod(mut self, lab: &Lab, pod: &str) -> Container {
+        let bundle = lab.dir.join("crio/overlay-containers").join(&self.id).join("userdata");
+        fs::create_dir_all(&bundle).unwrap();
+        self.spec["root"]["path"] = json!(self.rootfs());
+        self.bundle = bundle;
+        let name = self.id.clone();
+        for (key, value) in [
+            ("io.container.manager", "cri-o"),
+            ("io.kubernetes.cri-o.SandboxID", pod),
+            ("io.kubernetes.cri-o.SandboxName", "k8s_web_team-a_0_0"),
+            ("io.kubernetes.pod.namespace", "team-a"),
+            ("io.kubernetes.container.name", &name),
+        ] {
+            self.annotate(key, value);
+        }
         self
     }
 

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 
 use crate::error::{Because, Cause, Error, Result};
 use crate::mountinfo;
+use crate::request::Propagation;
 use crate::sys::{self, FileId, MountAttributes, Resolve, SetPropagation};
 
 /// A mount of the container that should follow the host.
@@ -26,6 +27,8 @@ pub struct Wanted<'a> {
     pub source: &'a Path,
     /// Attributes that it has, and that what is brought in gets too.
     pub attributes: MountAttributes,
+    /// What it should have: slave, or with the host in both directions.
+    pub propagation: Propagation,
 }
 
 /// The container's mount namespace and this process's own.
@@ -43,12 +46,16 @@ pub struct Namespaces<'a> {
 /// [`Cause::NoPropagation`] where that cannot be done.
 pub fn mend(wanted: &Wanted<'_>, namespaces: &Namespaces<'_>) -> Result<()> {
     let doing = || format!("{} cannot be looked at on the host", wanted.source.display());
-    let source = sys::open_place(sys::cwd(), wanted.source, Resolve::NoLinks).because(Cause::NoPropagation, doing)?;
+    let source = sys::open_path(sys::cwd(), wanted.source, Resolve::NoLinks).because(Cause::NoPropagation, doing)?;
     let replaced = || Err(Error::new(Cause::NoPropagation, format!("{} is another one now", wanted.source.display())));
     if sys::stat(&source).because(Cause::NoPropagation, doing)?.id != wanted.id {
         return replaced();
     }
-    let donor = slave_clone(&source, MountAttributes::default())?;
+    if wanted.propagation == Propagation::Bidirectional {
+        // A slave cannot join a peer group.
+        make_private(wanted, namespaces)?;
+    }
+    let donor = clone(&source, wanted.propagation)?;
     take_over(&donor, wanted.found)?;
     // From here on the host's mounts arrive by themselves: what is missing now was mounted before.
     for below in mounted_below(wanted.source)? {
@@ -57,12 +64,30 @@ pub fn mend(wanted: &Wanted<'_>, namespaces: &Namespaces<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A detached clone with everything below it, as slaves.
-fn slave_clone(source: &OwnedFd, attributes: MountAttributes) -> Result<OwnedFd> {
+/// A detached clone with everything below it, which has the propagation that is wanted.
+fn clone(source: &OwnedFd, propagation: Propagation) -> Result<OwnedFd> {
     let doing = || "it cannot be cloned anew".to_owned();
     let clone = sys::clone_tree(source).because(Cause::NoPropagation, doing)?;
-    sys::mount_setattr(&clone, attributes, SetPropagation::Slave, true).because(Cause::NoPropagation, doing)?;
+    sys::mount_setattr(&clone, MountAttributes::default(), set(propagation), true)
+        .because(Cause::NoPropagation, doing)?;
     Ok(clone)
+}
+
+fn make_private(wanted: &Wanted<'_>, namespaces: &Namespaces<'_>) -> Result<()> {
+    let doing = || "it cannot be made private first".to_owned();
+    sys::enter_mount_namespace(namespaces.theirs).because(Cause::NoPropagation, doing)?;
+    let answer = sys::mount_setattr(wanted.found, MountAttributes::default(), SetPropagation::Private, true);
+    crate::attach::come_back(namespaces.home);
+    answer.because(Cause::NoPropagation, doing)
+}
+
+fn set(propagation: Propagation) -> SetPropagation {
+    match propagation {
+        Propagation::Slave => SetPropagation::Slave,
+        Propagation::Private => SetPropagation::Private,
+        // A clone is in the peer group of its source.
+        Propagation::Bidirectional => SetPropagation::Keep,
+    }
 }
 
 fn take_over(donor: &OwnedFd, mount: &OwnedFd) -> Result<()> {
@@ -124,7 +149,8 @@ fn bring_in(
         };
     }
     let clone = sys::clone_mount(&on_host).because(Cause::NoPropagation, doing)?;
-    sys::mount_setattr(&clone, wanted.attributes, SetPropagation::Slave, false).because(Cause::NoPropagation, doing)?;
+    sys::mount_setattr(&clone, wanted.attributes, set(wanted.propagation), false)
+        .because(Cause::NoPropagation, doing)?;
     sys::enter_mount_namespace(namespaces.theirs).because(Cause::NoPropagation, doing)?;
     let moved = sys::move_mount(&clone, &in_container);
     crate::attach::come_back(namespaces.home);
