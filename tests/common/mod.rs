@@ -43,8 +43,11 @@ pub fn on<F: FnOnce() + Send + 'static>(host: Host, test: F) {
         unshare(CloneFlags::CLONE_NEWNS).expect("the tests need root (CAP_SYS_ADMIN)");
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-        // crun refuses a host with both kinds of cgroups.
-        let _ = umount2("/sys/fs/cgroup/unified", MntFlags::MNT_DETACH);
+        // crun refuses a host with both kinds of cgroups. Runtimes make directories there all the same.
+        let unified = "/sys/fs/cgroup/unified";
+        if umount2(unified, MntFlags::MNT_DETACH).is_ok() {
+            mount(Some("tmpfs"), unified, Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        }
         // Leases lie there whatever the configuration says: each test has its own, and the machine keeps its.
         fs::create_dir_all(RUN).unwrap();
         mount(Some("tmpfs"), RUN, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
