@@ -18,7 +18,7 @@ use crate::mountpoint::{Base, Kind, MountPoints};
 use crate::plan::{Attachment, How, Origin, Plan};
 use crate::record::Within;
 use crate::request::Propagation;
-use crate::sys::{self, FileId, MountAttributes, Resolve, SetPropagation, SysError};
+use crate::sys::{self, FileId, MountAttributes, MountId, Resolve, SetPropagation, Stat, SysError};
 
 /// A detached mount tree, ready to be moved.
 #[derive(Debug)]
@@ -31,12 +31,13 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Clones the tree below an open place, with everything that is mounted there.
+    /// Clones the tree below an open place, which is this, with everything that is mounted there.
     ///
     /// # Errors
     /// [`Cause::AttachFailed`].
     pub fn clone_of(
         source: &OwnedFd,
+        root: &Stat,
         attributes: MountAttributes,
         propagation: Propagation,
         idmap: Option<&OwnedFd>,
@@ -55,16 +56,16 @@ impl Tree {
         if let Some(namespace) = idmap {
             sys::idmap(&fd, namespace).map_err(|error| cannot_map(source, namespace, &error))?;
         }
-        Tree::of(fd)
+        Ok(Tree { fd, id: root.id, kind: Kind::of(root) })
     }
 
-    /// A mount that is detached already.
+    /// A mount that is detached already, and what its root is.
     ///
     /// # Errors
-    /// [`Cause::AttachFailed`].
-    pub fn of(fd: OwnedFd) -> Result<Tree> {
-        let stat = sys::stat(&fd).because(Cause::AttachFailed, || "it cannot be looked at".to_owned())?;
-        Ok(Tree { fd, id: stat.id, kind: Kind::of(&stat) })
+    /// [`Cause::AttachFailed`] where there are no descriptors left.
+    pub fn of(mount: &OwnedFd, root: &Stat) -> Result<Tree> {
+        let fd = mount.try_clone().because(Cause::AttachFailed, || "out of descriptors".to_owned())?;
+        Ok(Tree { fd, id: root.id, kind: Kind::of(root) })
     }
 }
 
@@ -94,10 +95,10 @@ fn cannot_map(source: &OwnedFd, namespace: &OwnedFd, error: &SysError) -> Error 
 
 /// The mount that a directory lies on, and those below the directory.
 fn mounted_below(directory: &OwnedFd) -> Vec<Mount> {
-    let Ok(stat) = sys::stat(directory) else { return Vec::new() };
+    let Ok(number) = sys::mount_number(directory) else { return Vec::new() };
     let path = sys::open_proc_fds().and_then(|proc_fds| sys::path_of(proc_fds, directory)).unwrap_or_default();
     let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-    let is_in = |mount: &Mount| mount.id == stat.mount || mount.mount_point.starts_with(&path);
+    let is_in = |mount: &Mount| mount.id == number || mount.mount_point.starts_with(&path);
     mountinfo::parse(&table).into_iter().filter(is_in).collect()
 }
 
@@ -116,6 +117,8 @@ pub struct HostRoot {
     pub path: PathBuf,
     /// What is there.
     pub id: FileId,
+    /// The mount that the host has there.
+    mount: MountId,
 }
 
 impl HostRoot {
@@ -124,10 +127,10 @@ impl HostRoot {
     /// # Errors
     /// [`Cause::BundleConfig`].
     pub fn find(bundle: &OwnedFd, bundle_path: &Path, root: &str) -> Result<HostRoot> {
-        let doing = || format!("root.path {root:?} cannot be opened");
-        let fd = sys::open_place(bundle, Path::new(root), Resolve::NoMagic).because(Cause::BundleConfig, doing)?;
-        let id = sys::stat(&fd).because(Cause::BundleConfig, doing)?.id;
-        Ok(HostRoot { path: bundle_path.join(root), id })
+        let doing = || format!("root.path {root:?} cannot be looked at");
+        // Opened it is in the container's namespace, where it must be this.
+        let stat = sys::stat_through(bundle, Path::new(root)).because(Cause::BundleConfig, doing)?;
+        Ok(HostRoot { path: bundle_path.join(root), id: stat.id, mount: stat.mount })
     }
 }
 
@@ -140,34 +143,33 @@ pub enum Phase {
     Running,
 }
 
+/// This process comes back to its own mount namespace when this is dropped.
+#[derive(Debug)]
+struct Home<'a>(&'a OwnedFd);
+
 /// This process inside the container's mount namespace; it comes back when this is dropped.
 ///
 /// Nothing may be logged in here: the log's path would mean the container's.
 #[derive(Debug)]
 pub struct Inside<'a> {
-    home: &'a OwnedFd,
+    home: Home<'a>,
     /// The container's root directory.
     pub root: OwnedFd,
-    /// Its path here, without links.
-    pub root_path: PathBuf,
+    /// The mount of its root filesystem.
+    mount: MountId,
 }
 
 impl<'a> Inside<'a> {
     /// Enters the namespace and opens the container's root in it.
     ///
     /// # Errors
-    /// [`Cause::Pid`] where the root filesystem is not mounted there, so that it is another container's;
-    /// [`Cause::AttachFailed`].
-    pub fn enter(
-        live: &Live,
-        home: &'a OwnedFd,
-        host_root: &HostRoot,
-        phase: Phase,
-        proc_fds: &OwnedFd,
-    ) -> Result<Inside<'a>> {
+    /// [`Cause::Pid`] where the root filesystem is not mounted there, so that it is another container's, or where the
+    /// namespace is the host's; [`Cause::AttachFailed`].
+    pub fn enter(live: &Live, home: &'a OwnedFd, host_root: &HostRoot, phase: Phase) -> Result<Inside<'a>> {
         sys::enter_mount_namespace(&live.namespace)
             .because(Cause::AttachFailed, || "the container's mount namespace cannot be entered".to_owned())?;
-        let open = || -> Result<(OwnedFd, PathBuf)> {
+        let home = Home(home);
+        let open = || -> Result<(OwnedFd, MountId)> {
             let not_there = || {
                 format!(
                     "root.path {} is not mounted in the mount namespace of process {}",
@@ -186,22 +188,37 @@ impl<'a> Inside<'a> {
             if !stat.mount_root || !is_it {
                 return Err(Error::new(Cause::Pid, not_there()));
             }
-            let path = sys::path_of(proc_fds, &root).because(Cause::Pid, not_there)?;
-            Ok((root, PathBuf::from(path)))
-        };
-        match open() {
-            Ok((root, root_path)) => Ok(Inside { home, root, root_path }),
-            Err(error) => {
-                come_back(home);
-                Err(error)
+            // A mount is in one namespace only. With the hook's own the host would be mounted on.
+            let is_the_hosts = match phase {
+                Phase::Starting => stat.mount == host_root.mount,
+                Phase::Running => live.shares_namespace(home.0)?,
+            };
+            if is_the_hosts {
+                return Err(Error::new(
+                    Cause::Pid,
+                    format!(
+                        "process {} is in the host's mount namespace, and its container has another",
+                        live.init.pid
+                    ),
+                ));
             }
-        }
+            Ok((root, stat.mount))
+        };
+        let (root, mount) = open()?;
+        Ok(Inside { home, root, mount })
+    }
+
+    /// Comes back, with the container's root still open.
+    #[must_use]
+    pub fn leave(self) -> OwnedFd {
+        drop(self.home);
+        self.root
     }
 }
 
-impl Drop for Inside<'_> {
+impl Drop for Home<'_> {
     fn drop(&mut self) {
-        come_back(self.home);
+        come_back(self.0);
     }
 }
 
@@ -224,6 +241,10 @@ pub struct Moved<'t> {
     trees: Vec<&'t Tree>,
     /// The sandbox, once it is there.
     sandbox: Option<&'t OwnedFd>,
+    /// The container's root filesystem was just made slave.
+    root_is_slave: bool,
+    /// Places that were opened on the way.
+    pub places: Vec<OwnedFd>,
 }
 
 /// Moving again and again onto a mount point that is removed again and again ends somewhere.
@@ -233,8 +254,8 @@ impl<'t> Moved<'t> {
     /// Nothing yet, for a container with this user and root, as the host knows them. One that runs may have its sandbox
     /// already.
     #[must_use]
-    pub fn new(user: (u32, u32), root: (u32, u32), sandbox: Option<&'t OwnedFd>) -> Moved<'t> {
-        Moved { user, root, trees: Vec::new(), sandbox }
+    pub fn new(user: (u32, u32), root: (u32, u32), sandbox: Option<&'t OwnedFd>, root_is_slave: bool) -> Moved<'t> {
+        Moved { user, root, trees: Vec::new(), sandbox, root_is_slave, places: Vec::new() }
     }
 
     /// Moves one tree to its target. What lies in the sandbox is found below the sandbox's own descriptor.
@@ -253,19 +274,25 @@ impl<'t> Moved<'t> {
         let (base, path) = match (&attachment.in_sandbox, self.sandbox) {
             (Some(path), Some(sandbox)) => {
                 let resolve = Resolve::BeneathNoLinks;
-                (Base { fd: sandbox, within: Within::Sandbox, path: None, resolve, owner: self.user }, path)
+                (Base { fd: sandbox, within: Within::Sandbox, resolve, owner: self.user }, path)
             }
             _ => {
                 let (fd, resolve) = (&inside.root, Resolve::InRoot);
-                let path = Some(inside.root_path.as_path());
-                (Base { fd, within: Within::Root, path, resolve, owner: self.root }, &attachment.target)
+                (Base { fd, within: Within::Root, resolve, owner: self.root }, &attachment.target)
             }
         };
         for _ in 0..TRIES {
-            let target = points.place(&base, path, tree.kind, &attachment.missing)?;
-            check_target(&target, attachment, may_cover_mounts)?;
-            if is_shared(&target, plan, points.proc_fds)? {
-                return Err(shared_target(attachment));
+            let (target, there) = points.place(&base, path, tree.kind, &attachment.missing)?;
+            if !may_cover_mounts && there.mount_root {
+                let what = format!("{} leads to a place where something is mounted already", attachment.target);
+                return Err(Error::new(Cause::MountPointUnsafe, what));
+            }
+            // What lies on the root filesystem itself is neither, since prestart has made that slave.
+            if there.mount != inside.mount || !self.root_is_slave {
+                refuse_kernel_interface(&target, attachment)?;
+                if is_shared(&target, &there, plan, points.proc_fds)? {
+                    return Err(shared_target(attachment));
+                }
             }
             match sys::move_mount(&tree.fd, &target) {
                 // The mount point was removed after it was found: its last holder just went.
@@ -273,6 +300,7 @@ impl<'t> Moved<'t> {
                 answer => {
                     answer.because(Cause::AttachFailed, || format!("it cannot be mounted at {}", attachment.target))?;
                     self.trees.push(tree);
+                    self.places.push(target);
                     if attachment.from == Origin::Sandbox {
                         self.sandbox = Some(&tree.fd);
                     }
@@ -287,12 +315,13 @@ impl<'t> Moved<'t> {
     ///
     /// # Errors
     /// [`Cause::PathConflict`].
-    pub fn verify(&self, inside: &Inside<'_>, attachment: &Attachment, tree: &Tree) -> Result<()> {
+    pub fn verify(&mut self, inside: &Inside<'_>, attachment: &Attachment, tree: &Tree) -> Result<()> {
         let doing = || format!("{} does not lead to what was mounted there", attachment.target);
         let mount = sys::stat(&tree.fd).because(Cause::AttachFailed, doing)?.mount;
-        let found = sys::open_path(&inside.root, Path::new(&attachment.target.relative()), Resolve::InRoot)
-            .and_then(sys::stat)
+        let place = sys::open_path(&inside.root, Path::new(&attachment.target.relative()), Resolve::InRoot)
             .because(Cause::PathConflict, doing)?;
+        let found = sys::stat(&place).because(Cause::PathConflict, doing)?;
+        self.places.push(place);
         if found.id != tree.id || found.mount != mount {
             return Err(Error::new(Cause::PathConflict, doing()).remedy(
                 "another mount covers it, by way of a symbolic link in the image: ask for another container path",
@@ -318,30 +347,26 @@ pub fn detach(mount: &OwnedFd, proc_fds: &OwnedFd) -> sys::Result<()> {
     sys::detach_mount(proc_fds, mount)
 }
 
-/// What a target must not be, whatever path led to it.
-fn check_target(target: &OwnedFd, attachment: &Attachment, may_cover_mounts: bool) -> Result<()> {
+fn refuse_kernel_interface(target: &OwnedFd, attachment: &Attachment) -> Result<()> {
     let doing = || attachment.target.to_string();
-    let unsafe_target = |what: &str| Err(Error::new(Cause::MountPointUnsafe, format!("{} {what}", attachment.target)));
-    if sys::filesystem(target).because(Cause::MountPointUnsafe, doing)?.is_kernel_interface() {
-        return unsafe_target("lies on one of the kernel's own filesystems");
+    if !sys::filesystem(target).because(Cause::MountPointUnsafe, doing)?.is_kernel_interface() {
+        return Ok(());
     }
-    if !may_cover_mounts && sys::stat(target).because(Cause::MountPointUnsafe, doing)?.mount_root {
-        return unsafe_target("leads to a place where something is mounted already");
-    }
-    Ok(())
+    let what = format!("{} lies on one of the kernel's own filesystems", attachment.target);
+    Err(Error::new(Cause::MountPointUnsafe, what))
 }
 
 /// Whether a mount on this target would be seen elsewhere. Without statmount(2) the container's own mount table
 /// tells, which is only needed where the bundle asked for something shared.
-fn is_shared(target: &OwnedFd, plan: &Plan, proc_fds: &OwnedFd) -> Result<bool> {
-    if let Some(propagation) = sys::propagation_of(target) {
+fn is_shared(target: &OwnedFd, there: &Stat, plan: &Plan, proc_fds: &OwnedFd) -> Result<bool> {
+    if let Some(propagation) = sys::propagation_of(there.mount) {
         return Ok(propagation.shared);
     }
     if plan.enslave_root {
         return Ok(false);
     }
     let doing = || "the container's mount table cannot be read".to_owned();
-    let mount = sys::stat(target).because(Cause::AttachFailed, doing)?.mount;
+    let mount = sys::mount_number(target).because(Cause::AttachFailed, doing)?;
     let mut table = Vec::new();
     let mut file = File::from(sys::open_mount_table(proc_fds).because(Cause::AttachFailed, doing)?);
     file.read_to_end(&mut table).because(Cause::AttachFailed, doing)?;
@@ -361,8 +386,8 @@ fn shared_target(attachment: &Attachment) -> Error {
 ///
 /// # Errors
 /// [`Cause::AttachFailed`].
-pub fn propagates(source: &OwnedFd, must_know: bool) -> Result<bool> {
-    match sys::propagation_of(source) {
+pub fn propagates(source: &OwnedFd, stat: &Stat, must_know: bool) -> Result<bool> {
+    match sys::propagation_of(stat.mount) {
         Some(propagation) => Ok(propagation.shared || propagation.slave),
         None if !must_know => Ok(true),
         None => Ok(line_of(source)?.is_some_and(|mount| mount.shared.is_some() || mount.master.is_some())),
@@ -373,8 +398,8 @@ pub fn propagates(source: &OwnedFd, must_know: bool) -> Result<bool> {
 ///
 /// # Errors
 /// [`Cause::AttachFailed`].
-pub fn sends(source: &OwnedFd) -> Result<bool> {
-    match sys::propagation_of(source) {
+pub fn sends(source: &OwnedFd, stat: &Stat) -> Result<bool> {
+    match sys::propagation_of(stat.mount) {
         Some(propagation) => Ok(propagation.shared),
         None => Ok(line_of(source)?.is_some_and(|mount| mount.shared.is_some())),
     }
@@ -384,7 +409,7 @@ pub fn sends(source: &OwnedFd) -> Result<bool> {
 fn line_of(place: &OwnedFd) -> Result<Option<Mount>> {
     let doing = || "the mount table cannot be read".to_owned();
     let table = std::fs::read("/proc/self/mountinfo").because(Cause::AttachFailed, doing)?;
-    let id = sys::stat(place).because(Cause::AttachFailed, doing)?.mount;
+    let id = sys::mount_number(place).because(Cause::AttachFailed, doing)?;
     Ok(mountinfo::parse(&table).into_iter().find(|mount| mount.id == id))
 }
 

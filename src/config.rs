@@ -340,8 +340,8 @@ impl Config {
         match crate::trusted::open_file(file)? {
             None if path.is_none() => Ok(Config::default_for(me())),
             None => Err(Error::new(Cause::ConfigInvalid, format!("{} does not exist", file.display()))),
-            Some(fd) => {
-                let text = crate::read::at_most(fd.into(), LARGEST)
+            Some((fd, stat)) => {
+                let text = crate::read::known(fd.into(), &stat, LARGEST)
                     .because(Cause::ConfigInvalid, || format!("{} cannot be read", file.display()))?;
                 Config::parse(&text)
             }

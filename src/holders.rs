@@ -2,6 +2,7 @@
 //! the directory's lock. Mount points and links that hooks made are held so, and volumes ([`crate::lease`]).
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -41,20 +42,11 @@ impl File {
 pub struct Holders {
     directory: OwnedFd,
     name: String,
+    /// Its names were read, so that reading them again begins anew.
+    was_read: Cell<bool>,
 }
 
 impl Holders {
-    /// Whether anybody holds this file. No lock is taken.
-    ///
-    /// # Errors
-    /// [`Cause::RuntimeDir`].
-    pub fn exist(all: &OwnedFd, file: File) -> Result<bool> {
-        match sys::stat_at(all, &file.name()) {
-            Err(error) if error.errno == Errno::ENOENT => Ok(false),
-            answer => answer.because(Cause::RuntimeDir, || "holders".to_owned()).map(|_| true),
-        }
-    }
-
     /// Opens and locks the holders of a file; `None` where there are none.
     ///
     /// # Errors
@@ -68,8 +60,8 @@ impl Holders {
             };
             sys::lock(&directory, true).because(Cause::RuntimeDir, doing)?;
             // Whoever had the lock before may have been the last holder: then this is the lock of nothing.
-            if sys::link_count(&directory).because(Cause::RuntimeDir, doing)? > 0 {
-                return Ok(Some(Holders { directory, name: name.to_owned() }));
+            if sys::stat(&directory).because(Cause::RuntimeDir, doing)?.links > 0 {
+                return Ok(Some(Holders { directory, name: name.to_owned(), was_read: Cell::new(false) }));
             }
         }
     }
@@ -96,6 +88,7 @@ impl Holders {
     /// # Errors
     /// [`Cause::RuntimeDir`].
     pub fn clear(&self) -> Result<()> {
+        self.was_read.set(true);
         tree::empty(&self.directory)
             .because(Cause::RuntimeDir, || format!("the holders {} cannot be cleared", self.name))
     }
@@ -111,7 +104,13 @@ impl Holders {
     /// # Errors
     /// [`Cause::RuntimeDir`].
     pub fn names(&self) -> Result<Vec<std::ffi::OsString>> {
-        tree::names(&self.directory).because(Cause::RuntimeDir, || format!("the holders {} cannot be read", self.name))
+        let names = match self.was_read.replace(true) {
+            true => tree::names(&self.directory),
+            false => {
+                sys::read_on(&self.directory, usize::MAX).map(|all| all.into_iter().map(|(name, _)| name).collect())
+            }
+        };
+        names.because(Cause::RuntimeDir, || format!("the holders {} cannot be read", self.name))
     }
 
     /// Adds a holder.

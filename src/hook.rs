@@ -7,12 +7,11 @@ mod poststop;
 mod prestart;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use crate::config::{self, Config};
 use crate::container::State;
 use crate::error::{Cause, Error, Result};
-use crate::{logging, record, request, sys};
+use crate::{logging, record, request, sys, trusted};
 
 /// Which hook this process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,13 +45,16 @@ impl Stage {
 }
 
 /// Runs a hook: state on standard input, the cause of a failure as exit code.
-#[must_use]
-pub fn main(stage: Stage) -> ExitCode {
+pub fn main(stage: Stage) -> ! {
+    sys::exit(run_and_report(stage))
+}
+
+fn run_and_report(stage: Stage) -> u8 {
     let config = match arguments(stage, std::env::args_os().skip(1)) {
         Ok(Arguments::Run { config }) => config,
         Ok(Arguments::Print(text)) => {
             println!("{text}");
-            return ExitCode::SUCCESS;
+            return 0;
         }
         Err(error) => {
             // On every path: a runtime that cannot write its state to the end fails on its own.
@@ -61,12 +63,12 @@ pub fn main(stage: Stage) -> ExitCode {
         }
     };
     match run(stage, config) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => failed(stage, &error),
     }
 }
 
-fn failed(stage: Stage, error: &Error) -> ExitCode {
+fn failed(stage: Stage, error: &Error) -> u8 {
     if logging::is_on() {
         log::error!("{error}");
     } else {
@@ -74,7 +76,7 @@ fn failed(stage: Stage, error: &Error) -> ExitCode {
         use std::io::Write;
         let _ = writeln!(std::io::stderr(), "{}: {error}", stage.program());
     }
-    ExitCode::from(error.cause().code())
+    error.cause().code()
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -117,6 +119,7 @@ fn run(stage: Stage, config: Option<PathBuf>) -> Result<()> {
     let text = input::read_state();
     closed.map_err(unusable)?;
     sys::reset_process().map_err(unusable)?;
+    trusted::remember();
     let state = State::parse(&text?)?;
     let named = |error: Error| error.container(&state.id);
     let asked = request::is_asked(&state.annotations);

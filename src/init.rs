@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 
@@ -166,9 +167,14 @@ impl Init {
 
 /// Inode of this process's pid namespace.
 fn pid_namespace() -> Result<u64> {
-    std::fs::metadata("/proc/self/ns/pid")
+    static KNOWN: OnceLock<u64> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(*known);
+    }
+    let namespace = std::fs::metadata("/proc/self/ns/pid")
         .map(|namespace| std::os::unix::fs::MetadataExt::ino(&namespace))
-        .because(Cause::RuntimeDir, || "/proc/self/ns/pid".to_owned())
+        .because(Cause::RuntimeDir, || "/proc/self/ns/pid".to_owned())?;
+    Ok(*KNOWN.get_or_init(|| namespace))
 }
 
 /// This process's mount namespace.
@@ -208,7 +214,13 @@ fn parse_status(stat: &str) -> Option<(char, u64)> {
 /// # Errors
 /// [`Cause::RuntimeDir`] where /proc is not mounted.
 pub fn boot_id() -> Result<String> {
-    read::line("/proc/sys/kernel/random/boot_id").because(Cause::RuntimeDir, || "the boot id cannot be read".to_owned())
+    static KNOWN: OnceLock<String> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(known.clone());
+    }
+    let id = read::line("/proc/sys/kernel/random/boot_id")
+        .because(Cause::RuntimeDir, || "the boot id cannot be read".to_owned())?;
+    Ok(KNOWN.get_or_init(|| id).clone())
 }
 
 #[cfg(test)]

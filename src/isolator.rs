@@ -4,11 +4,11 @@
 mod linux;
 mod posix;
 mod shared;
-mod sources;
+pub mod sources;
 
 use std::os::fd::OwnedFd;
 
-use crate::attach::{HostRoot, Phase};
+use crate::attach::{HostRoot, Phase, Tree};
 use crate::config::{Config, Isolator};
 use crate::error::{Because, Cause, Error, Result};
 use crate::init::{Life, Live};
@@ -23,9 +23,13 @@ use crate::sandbox::{self, Own};
 use crate::sys::{self, FileId};
 use crate::trusted::Missing;
 use crate::volume::Disks;
+use sources::Opened;
 
 /// How a sandbox is called among leases.
 const SANDBOX: &str = "sandbox";
+
+/// So many attachments need fewer descriptors than any process may have: some six each.
+const FEW: usize = 64;
 
 /// gc may take a sandbox away that is just being opened: then there is a new one.
 const SANDBOX_TRIES: usize = 4;
@@ -61,12 +65,24 @@ pub struct Job<'a> {
     pub proc_fds: &'a OwnedFd,
 }
 
+/// What was attached.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What the container must have now.
+    pub attached: Vec<Attached>,
+    /// What is open still. A hook ends with it open, since closing each costs a system call.
+    pub open: (Vec<Opened>, Vec<Tree>, Vec<OwnedFd>),
+}
+
 /// Executes the plan and tells what the container must have now. After a failure nothing is mounted; what was
 /// made for it stands in the record.
 ///
 /// # Errors
 /// Each reason for which a plan cannot be executed; see [`crate::error::Cause`].
-pub fn attach(job: &mut Job<'_>) -> Result<Vec<Attached>> {
+pub fn attach(job: &mut Job<'_>) -> Result<Outcome> {
+    if job.plan.attachments.len() > FEW {
+        sys::raise_descriptor_limit();
+    }
     match job.plan.isolator {
         Isolator::Linux => linux::attach(job),
         Isolator::Posix => posix::attach(job),

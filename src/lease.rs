@@ -6,6 +6,7 @@
 //! own directory: whoever may read that could take it, and let all others wait.
 #![forbid(unsafe_code)]
 
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
@@ -122,7 +123,7 @@ fn name_of(volume: FileId) -> String {
 /// All leases of this host.
 #[derive(Debug)]
 pub struct Leases {
-    directory: OwnedFd,
+    directory: trusted::Directory,
 }
 
 /// What was found beside a lease that was taken.
@@ -212,7 +213,7 @@ impl Leases {
         let mut tell = |void: &Lease| {
             removed.push(format!("ended the lease of container {} on {} ({})", void.id, void.volume, void.role));
         };
-        locked.live_except(None, &mut tell)?;
+        locked.live_among(locked.holders.names()?, None, &mut tell)?;
         locked.tidy()?;
         Ok(removed)
     }
@@ -253,7 +254,9 @@ impl Locked<'_> {
                 "the container has neither a pid namespace nor a cgroup of its own, so nobody could tell when the volume is free again",
             ));
         }
-        let mine = match self.read(record)? {
+        let names = self.holders.names()?;
+        let mine = if names.iter().any(|name| name == record) { self.read(record)? } else { None };
+        let mine = match mine {
             Some(Found::Whole(lease)) if lease.life.init == wanted.life.init => Some(lease),
             // Its own hooks would end it by this name, and take this one for theirs.
             Some(Found::Whole(lease)) if lease.life.may_last()? => {
@@ -266,7 +269,7 @@ impl Locked<'_> {
         };
         // The same volume twice in one container: exclusive if any of the two is.
         wanted.shared &= mine.as_ref().is_none_or(|mine| mine.shared);
-        let others = self.live_except(mine.as_ref().map(|_| record), |_| {})?;
+        let others = self.live_among(names, mine.as_ref().map(|_| record), |_| {})?;
         if let Some(other) = others.iter().find(|other| !other.goes_with(&wanted)) {
             return Err(Error::new(Cause::VolumeInUse, other.describe()).remedy(
                 "stop it first; or, if several may write at once, let every container ask for the volume as shared",
@@ -286,12 +289,12 @@ impl Locked<'_> {
     /// # Errors
     /// [`Cause::RuntimeDir`].
     pub fn live(&self) -> Result<Vec<Lease>> {
-        self.live_except(None, |_| {})
+        self.live_among(self.holders.names()?, None, |_| {})
     }
 
-    fn live_except(&self, mine: Option<&str>, mut void: impl FnMut(&Lease)) -> Result<Vec<Lease>> {
+    fn live_among(&self, names: Vec<OsString>, mine: Option<&str>, mut void: impl FnMut(&Lease)) -> Result<Vec<Lease>> {
         let mut live = Vec::new();
-        for name in self.holders.names()? {
+        for name in names {
             let name = name.to_string_lossy();
             if mine == Some(name.as_ref()) {
                 continue;

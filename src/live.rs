@@ -15,7 +15,7 @@ use crate::container::bundle;
 use crate::error::{Because, Cause, Error, Result};
 use crate::init::{self, Life, Live};
 use crate::intake::{self, Bundle};
-use crate::isolator::{self, Job};
+use crate::isolator::{self, Job, Outcome};
 use crate::plan::{Attachment, Missing, Origin, Plan};
 use crate::record::{self, Attached, Base, Header, Line, Place, Record, Within};
 use crate::request::PREFIX;
@@ -226,7 +226,7 @@ impl Container<'_> {
             proc_fds: &self.proc_fds,
         };
         match isolator::attach(&mut job) {
-            Ok(new) => {
+            Ok(Outcome { attached: new, .. }) => {
                 self.write_down(had.into_iter().chain(new.iter().cloned()).collect())?;
                 Ok(new)
             }
@@ -296,7 +296,7 @@ impl Container<'_> {
     }
 
     fn enter(&self, host_root: &HostRoot) -> Result<Inside<'_>> {
-        Inside::enter(&self.live, &self.home, host_root, Phase::Running, &self.proc_fds)
+        Inside::enter(&self.live, &self.home, host_root, Phase::Running)
     }
 
     fn find_mount(&self, attached: &Attached, host_root: &HostRoot) -> Result<OwnedFd> {

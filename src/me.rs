@@ -4,11 +4,16 @@
 //! variables, so the user is found in `/proc/self/uid_map` and the home in `/etc/passwd`.
 #![forbid(unsafe_code)]
 
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use crate::container::Identity;
 use crate::ids::IdMap;
+use crate::sys;
+
+/// Inode of the first user namespace (`PROC_USER_INIT_INO` of the kernel), in which root is root of the host.
+const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
 
 /// Who this process is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,13 +41,17 @@ pub struct User {
 pub fn me() -> &'static Me {
     static ME: OnceLock<Me> = OnceLock::new();
     ME.get_or_init(|| {
+        let (uid, gid) = sys::effective_ids();
+        let namespace = std::fs::metadata("/proc/self/ns/user").map(|namespace| namespace.ino());
+        if uid == 0 && namespace.is_ok_and(|namespace| namespace == INITIAL_USER_NAMESPACE) {
+            return Me { user: None, uid, gid, in_namespace: false };
+        }
         let map =
             std::fs::read_to_string("/proc/self/uid_map").ok().and_then(|text| IdMap::parse(&text)).unwrap_or_default();
-        let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         let passwd = || std::fs::read_to_string("/etc/passwd").unwrap_or_default();
         let in_namespace = !map.is_identity();
         // Root of a system container (LXC) owns its `/`; that of a user's namespace sees the host's.
-        let owns_root = std::fs::metadata("/").is_ok_and(|root| std::os::unix::fs::MetadataExt::uid(&root) == uid);
+        let owns_root = std::fs::metadata("/").is_ok_and(|root| root.uid() == uid);
         let user = if in_namespace && owns_root { None } else { find_user(&map, uid, passwd) };
         Me { user, uid, gid, in_namespace }
     })

@@ -33,8 +33,6 @@ pub struct Base<'a> {
     pub fd: &'a OwnedFd,
     /// Which one it is.
     pub within: Within,
-    /// Its path as this process sees it now, where links may lie on the way to a mount point.
-    pub path: Option<&'a Path>,
     /// How paths below it are resolved.
     pub resolve: Resolve,
     /// Owner of directories that are made on the way.
@@ -78,7 +76,13 @@ impl MountPoints<'_> {
     /// # Errors
     /// [`Cause::MountPointMissing`] where it may not be made; [`Cause::MountPointUnsafe`] where something of another kind
     /// is in the way.
-    pub fn place(&mut self, base: &Base<'_>, path: &ContainerPath, kind: Kind, missing: &Missing) -> Result<OwnedFd> {
+    pub fn place(
+        &mut self,
+        base: &Base<'_>,
+        path: &ContainerPath,
+        kind: Kind,
+        missing: &Missing,
+    ) -> Result<(OwnedFd, Stat)> {
         let relative = path.relative();
         for _ in 0..TRIES {
             match sys::open_path(base.fd, Path::new(&relative), base.resolve) {
@@ -86,7 +90,7 @@ impl MountPoints<'_> {
                     let there = stat(&fd, &relative)?;
                     check_kind(&relative, &there, kind)?;
                     if self.hold(base, &relative, &fd, &there)? {
-                        return Ok(fd);
+                        return Ok((fd, there));
                     }
                 }
                 Err(error) if error.errno == Errno::ENOENT => match missing {
@@ -117,7 +121,7 @@ impl MountPoints<'_> {
                 sys::open_place(base.fd, Path::new("."), base.resolve)
                     .because(Cause::PosixSandbox, || "the sandbox".to_owned())?
             } else {
-                self.place(base, &ContainerPath::parse_relative(parent)?, Kind::Directory, &Missing::Make)?
+                self.place(base, &ContainerPath::parse_relative(parent)?, Kind::Directory, &Missing::Make)?.0
             };
             let place = Place { within: base.within, parent: parent.to_owned(), name: name.to_owned() };
             match sys::stat_at(&directory, name) {
@@ -132,7 +136,7 @@ impl MountPoints<'_> {
                         ));
                     }
                     let file = File::of(&stat);
-                    if !Holders::exist(&self.runtime.mount_points, file)? || self.hold_one(place, file)? {
+                    if !self.runtime.is_made_by_hook(&file.name())? || self.hold_one(place, file)? {
                         return Ok(());
                     }
                 }
@@ -152,7 +156,7 @@ impl MountPoints<'_> {
     /// meanwhile.
     fn hold(&mut self, base: &Base<'_>, relative: &str, fd: &OwnedFd, there: &Stat) -> Result<bool> {
         let file = File::of(there);
-        if !Holders::exist(&self.runtime.mount_points, file)? {
+        if !self.runtime.is_made_by_hook(&file.name())? {
             // Nobody's. If a hook made a directory above, this one keeps that from being removed.
             return Ok(true);
         }
@@ -168,7 +172,7 @@ impl MountPoints<'_> {
             let shown = components[..length].join("/");
             let Ok(fd) = sys::open_path(base.fd, Path::new(&shown), Resolve::BeneathNoLinks) else { return Ok(false) };
             let file = File::of(&stat(&fd, &shown)?);
-            if Holders::exist(&self.runtime.mount_points, file)? {
+            if self.runtime.is_made_by_hook(&file.name())? {
                 let parent = components[..length - 1].join("/");
                 let place = Place { within: base.within, parent, name: components[length - 1].to_owned() };
                 if !self.hold_one(place, file)? {
@@ -184,7 +188,7 @@ impl MountPoints<'_> {
         if self.record.holds(file) {
             return Ok(true);
         }
-        let Some(holders) = Holders::open(&self.runtime.mount_points, &file.name())? else {
+        let Some(holders) = Holders::open(self.runtime.mount_points()?, &file.name())? else {
             // Its last holder has just removed it: look again.
             return Ok(false);
         };
@@ -195,9 +199,13 @@ impl MountPoints<'_> {
 
     /// Path of an open place below the base, without any link in it.
     fn real_path(&self, base: &Base<'_>, relative: &str, fd: impl AsFd) -> Result<String> {
-        let Some(base_path) = base.path else { return Ok(relative.to_owned()) };
-        let path = sys::path_of(self.proc_fds, fd).because(Cause::MountPointUnsafe, || relative.to_owned())?;
-        let below = Path::new(&path).strip_prefix(base_path).ok().and_then(Path::to_str);
+        if base.resolve != Resolve::InRoot {
+            return Ok(relative.to_owned());
+        }
+        let doing = || relative.to_owned();
+        let base_path = sys::path_of(self.proc_fds, base.fd).because(Cause::MountPointUnsafe, doing)?;
+        let path = sys::path_of(self.proc_fds, fd).because(Cause::MountPointUnsafe, doing)?;
+        let below = Path::new(&path).strip_prefix(&base_path).ok().and_then(Path::to_str);
         below.map(str::to_owned).ok_or_else(|| {
             Error::new(
                 Cause::MountPointUnsafe,
@@ -288,12 +296,12 @@ impl MountPoints<'_> {
         let made = sys::stat_at(directory, &temporary).because(Cause::MountPointUnsafe, doing)?;
         let file = File::of(&made);
         self.record.add(Line::Made { place: place.clone(), temporary: temporary.clone(), file })?;
-        let holders = Holders::create(&self.runtime.mount_points, &file.name())?;
+        let holders = Holders::create(self.runtime.mount_points()?, &file.name())?;
         holders.clear()?;
         holders.add(&self.record.name)?;
         match sys::rename_new(directory, OsStr::new(&temporary), directory, OsStr::new(&name)) {
             Err(error) if error.errno == Errno::EEXIST => {
-                holders.remove(&self.runtime.mount_points)?;
+                holders.remove(self.runtime.mount_points()?)?;
                 remove_name(directory, &temporary, &made).because(Cause::MountPointUnsafe, doing)?;
                 Ok(false)
             }
@@ -355,7 +363,7 @@ pub fn remove_temporary(base: &OwnedFd, place: &Place, temporary: &str) -> Resul
 /// # Errors
 /// [`Cause::UndoIncomplete`], [`Cause::RuntimeDir`].
 pub fn release(runtime: &RuntimeDir, base: Option<&OwnedFd>, record: &str, place: &Place, file: File) -> Result<()> {
-    let Some(holders) = Holders::open(&runtime.mount_points, &file.name())? else { return Ok(()) };
+    let Some(holders) = Holders::open(runtime.mount_points()?, &file.name())? else { return Ok(()) };
     if holders.others(&runtime.records, record)? {
         return holders.take_out(record);
     }
@@ -370,7 +378,7 @@ pub fn release(runtime: &RuntimeDir, base: Option<&OwnedFd>, record: &str, place
         remove_name(&directory, &place.name, &there)
             .because(Cause::UndoIncomplete, || format!("{} in /{}", place.name, place.parent))?;
     }
-    holders.remove(&runtime.mount_points)
+    holders.remove(runtime.mount_points()?)
 }
 
 fn open_parent(base: &OwnedFd, place: &Place) -> Result<Option<OwnedFd>> {

@@ -5,17 +5,33 @@ use std::fs::File;
 use std::io::{Error, ErrorKind, Read, Result};
 use std::path::Path;
 
+use crate::sys::{self, Stat};
+
 /// Reads a regular file of at most `limit` bytes.
 ///
 /// # Errors
 /// `FileTooLarge` above the limit, `InvalidInput` for anything that is no regular file, or what read(2) answers.
 pub fn at_most(file: File, limit: u64) -> Result<Vec<u8>> {
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
+    let stat = sys::stat(&file).map_err(|error| Error::from(error.errno))?;
+    known(file, &stat, limit)
+}
+
+/// The same of a file that was looked at already.
+///
+/// # Errors
+/// As [`at_most`].
+pub fn known(file: File, stat: &Stat, limit: u64) -> Result<Vec<u8>> {
+    if !stat.is_file() {
         return Err(Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(limit)).unwrap_or(0) + 1);
-    file.take(limit + 1).read_to_end(&mut bytes)?;
+    let length = usize::try_from(stat.size.min(limit)).unwrap_or(0);
+    let mut bytes = vec![0; length + 1];
+    // A regular file gives all it has at once.
+    let count = (&file).read(&mut bytes)?;
+    bytes.truncate(count);
+    if count != length || length == 0 {
+        file.take((limit + 1).saturating_sub(count as u64)).read_to_end(&mut bytes)?;
+    }
     if bytes.len() as u64 > limit {
         return Err(Error::new(ErrorKind::FileTooLarge, format!("it is larger than {limit} bytes")));
     }

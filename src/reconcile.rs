@@ -67,11 +67,11 @@ fn records(runtime: &RuntimeDir, config: &Config, report: &mut Report) -> Result
 fn mount_points(runtime: &RuntimeDir) -> Result<Vec<String>> {
     let doing = || "mount points cannot be listed".to_owned();
     let mut forgotten = Vec::new();
-    for name in tree::names(&runtime.mount_points).because(Cause::RuntimeDir, doing)? {
+    for name in tree::names(runtime.mount_points()?).because(Cause::RuntimeDir, doing)? {
         let name = name.to_string_lossy();
-        let Some(holders) = Holders::open(&runtime.mount_points, &name)? else { continue };
+        let Some(holders) = Holders::open(runtime.mount_points()?, &name)? else { continue };
         if !holders.others(&runtime.records, "")? {
-            holders.remove(&runtime.mount_points)?;
+            holders.remove(runtime.mount_points()?)?;
             forgotten.push(format!("forgot mount point {name}, which nobody holds"));
         }
     }

@@ -1,5 +1,5 @@
 //! What hooks did for one container, written down before it is done, so that it can be undone by whoever
-//! comes next: poststop, the next prestart of the same container, or a prestart that reaps.
+//! comes next: poststop, the next prestart of the same container, or a poststop that reaps.
 //!
 //! A record is a file of JSON lines under `runtime_dir/records`. Its first line says who and where; each
 //! change to a filesystem is announced by a line before it happens; the last line says that all is done and
@@ -222,6 +222,8 @@ pub struct Record {
     pub lines: Vec<Line>,
     makings: usize,
     size: u64,
+    /// The first line until it is written, with the second: before that nothing was done.
+    pending: String,
 }
 
 /// Whether a name is one that [`name`] gives.
@@ -259,19 +261,19 @@ impl Record {
         let lines = lines
             .map(|line| serde_json::from_str(&line).map_err(|error| wrong(error.to_string())))
             .collect::<Result<Vec<Line>>>()?;
-        Ok(Some(Record { file, name: name.to_owned(), header, lines, makings: 0, size: 0 }))
+        let pending = String::new();
+        Ok(Some(Record { file, name: name.to_owned(), header, lines, makings: 0, size: 0, pending }))
     }
 
-    /// Writes the first line.
+    /// Gives it its first line, which is written with the next one.
     ///
     /// # Errors
     /// [`Cause::RuntimeDir`].
     pub fn begin(&mut self, header: Header) -> Result<()> {
         self.file.clear()?;
         self.lines.clear();
-        let text = to_json(&header)?;
-        self.size = text.len() as u64 + 1;
-        self.file.append(&text)?;
+        self.pending = to_json(&header)? + "\n";
+        self.size = self.pending.len() as u64;
         self.header = Some(header);
         Ok(())
     }
@@ -281,13 +283,13 @@ impl Record {
     /// # Errors
     /// [`Cause::RuntimeDir`].
     pub fn add(&mut self, line: Line) -> Result<()> {
-        let text = to_json(&line)?;
-        self.size += text.len() as u64 + 1;
+        let text = to_json(&line)? + "\n";
+        self.size += text.len() as u64;
         if self.size > LARGEST {
             return Err(Error::new(Cause::RuntimeDir, "the container's record would become larger than 4 MiB")
                 .remedy("ask for fewer volumes, or for shorter paths"));
         }
-        self.file.append(&text)?;
+        self.file.append(&(std::mem::take(&mut self.pending) + &text))?;
         self.lines.push(line);
         Ok(())
     }
@@ -399,6 +401,7 @@ impl Record {
         }
         self.size = text.len() as u64;
         self.file.replace(runtime, &text)?;
+        self.pending.clear();
         self.lines = lines;
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! `runtime_dir`: small files that say what was done for live containers, and locks on them.
 //!
-//! A record is only ever appended to, one line at a time with one write(2), under its own lock. A hook
+//! A record is only ever appended to, whole lines with one write(2), under its own lock. A hook
 //! that is killed in between leaves whole lines, and a torn last one is no line.
 #![forbid(unsafe_code)]
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -20,16 +21,21 @@ use crate::trusted::{self, Missing};
 /// Largest record, in bytes.
 pub const LARGEST: u64 = 4 << 20;
 
+/// Directory of records.
+const RECORDS: &str = "records";
+
 /// The open directory.
 #[derive(Debug)]
 pub struct RuntimeDir {
     /// The directory itself.
-    pub root: OwnedFd,
+    pub root: trusted::Directory,
     /// Records, one for each container that has something.
     pub records: OwnedFd,
-    /// Mount points and links that hooks made, see [`crate::holders`].
-    pub mount_points: OwnedFd,
+    mount_points: OnceCell<OwnedFd>,
 }
+
+/// Directory of mount points and links that hooks made, see [`crate::holders`].
+const MOUNT_POINTS: &str = "mountpoints";
 
 impl RuntimeDir {
     /// Opens the directory, making what is missing.
@@ -41,8 +47,8 @@ impl RuntimeDir {
             Some(open) => Ok(open),
             None => {
                 let root = make_root(path)?;
-                let (records, mount_points) = (subdirectory(&root, "records")?, subdirectory(&root, "mountpoints")?);
-                Ok(RuntimeDir { root, records, mount_points })
+                let records = subdirectory(&root, RECORDS)?;
+                Ok(RuntimeDir { root, records, mount_points: OnceCell::new() })
             }
         }
     }
@@ -53,16 +59,34 @@ impl RuntimeDir {
     /// As [`RuntimeDir::open`].
     pub fn open_existing(path: &Path) -> Result<Option<RuntimeDir>> {
         let Some(root) = trusted::open_dir(path, Missing::Tell)? else { return Ok(None) };
-        let open = |name: &str| match sys::open_dir(&root, Path::new(name), Resolve::BeneathNoLinks) {
+        match sys::open_dir(&root, Path::new(RECORDS), Resolve::BeneathNoLinks) {
             Err(error) if error.errno == Errno::ENOENT => Ok(None),
-            answer => {
-                answer.because(Cause::RuntimeDir, || format!("{}/{name} cannot be opened", path.display())).map(Some)
-            }
-        };
-        Ok(match (open("records")?, open("mountpoints")?) {
-            (Some(records), Some(mount_points)) => Some(RuntimeDir { root, records, mount_points }),
-            _ => None,
-        })
+            answer => answer
+                .because(Cause::RuntimeDir, || format!("{}/{RECORDS} cannot be opened", path.display()))
+                .map(|records| Some(RuntimeDir { root, records, mount_points: OnceCell::new() })),
+        }
+    }
+
+    /// Mount points and links that hooks made, each a directory of its holders. Made when it is first needed.
+    ///
+    /// # Errors
+    /// [`Cause::RuntimeDir`].
+    pub fn mount_points(&self) -> Result<&OwnedFd> {
+        if self.mount_points.get().is_none() {
+            let _ = self.mount_points.set(subdirectory(&self.root, MOUNT_POINTS)?);
+        }
+        self.mount_points.get().ok_or_else(|| Error::new(Cause::RuntimeDir, MOUNT_POINTS))
+    }
+
+    /// Whether a mount point or link was made by a hook, as far as anybody holds it. No lock is taken.
+    ///
+    /// # Errors
+    /// [`Cause::RuntimeDir`].
+    pub fn is_made_by_hook(&self, name: &str) -> Result<bool> {
+        match sys::stat_at(&self.root, &format!("{MOUNT_POINTS}/{name}")) {
+            Err(error) if error.errno == Errno::ENOENT => Ok(false),
+            answer => answer.because(Cause::RuntimeDir, || "holders".to_owned()).map(|_| true),
+        }
     }
 }
 
@@ -70,7 +94,7 @@ impl RuntimeDir {
 ///
 /// # Errors
 /// As [`RuntimeDir::open`].
-pub fn make_root(path: &Path) -> Result<OwnedFd> {
+pub fn make_root(path: &Path) -> Result<trusted::Directory> {
     let root = trusted::open_dir(path, Missing::Make(0o700))?;
     root.ok_or_else(|| Error::new(Cause::RuntimeDir, format!("{} cannot be made", path.display())))
 }
@@ -104,6 +128,8 @@ pub enum Open {
 pub struct Locked {
     file: File,
     name: String,
+    /// Nothing was ever written to it.
+    is_empty: bool,
 }
 
 impl Locked {
@@ -124,8 +150,9 @@ impl Locked {
                 answer => answer.because(Cause::RuntimeDir, doing)?,
             }
             // Whoever had the lock before may have removed the file: then this is the lock of nothing.
-            if sys::link_count(&fd).because(Cause::RuntimeDir, doing)? > 0 {
-                return Ok(Some(Locked { file: fd.into(), name: name.to_owned() }));
+            let stat = sys::stat(&fd).because(Cause::RuntimeDir, doing)?;
+            if stat.links > 0 {
+                return Ok(Some(Locked { file: fd.into(), name: name.to_owned(), is_empty: stat.size == 0 }));
             }
         }
     }
@@ -135,6 +162,9 @@ impl Locked {
     /// # Errors
     /// [`Cause::RuntimeDir`].
     pub fn lines(&mut self) -> Result<Vec<String>> {
+        if self.is_empty {
+            return Ok(Vec::new());
+        }
         let doing = || format!("{} under runtime_dir cannot be read", self.name);
         let mut text = Vec::with_capacity(8 << 10);
         (&self.file).take(LARGEST + 1).read_to_end(&mut text).because(Cause::RuntimeDir, doing)?;
@@ -146,14 +176,15 @@ impl Locked {
         Ok(String::from_utf8_lossy(&text[..whole]).lines().map(str::to_owned).collect())
     }
 
-    /// Adds one line.
+    /// Adds lines.
     ///
     /// # Errors
     /// [`Cause::RuntimeDir`].
-    pub fn append(&mut self, line: &str) -> Result<()> {
+    pub fn append(&mut self, lines: &str) -> Result<()> {
         let name = &self.name;
+        self.is_empty = false;
         self.file
-            .write_all(format!("{line}\n").as_bytes())
+            .write_all(lines.as_bytes())
             .because(Cause::RuntimeDir, || format!("{name} under runtime_dir cannot be written"))
     }
 
@@ -162,6 +193,10 @@ impl Locked {
     /// # Errors
     /// [`Cause::RuntimeDir`].
     pub fn clear(&mut self) -> Result<()> {
+        if self.is_empty {
+            return Ok(());
+        }
+        self.is_empty = true;
         self.file.set_len(0).because(Cause::RuntimeDir, || format!("{} under runtime_dir cannot be emptied", self.name))
     }
 

@@ -42,7 +42,7 @@ pub fn pod_name(pod: &str) -> String {
 #[derive(Debug)]
 pub struct Own {
     /// Directory of all sandboxes of one manager.
-    parent: OwnedFd,
+    parent: trusted::Directory,
     /// Name in it.
     name: String,
     /// Its path.

@@ -71,11 +71,10 @@ fn clone_aside(filesystem: &OwnedFd, file: &OwnedFd, home: &OwnedFd) -> Result<O
 
 fn value(path: &Path) -> Result<Vec<u8>> {
     let shown = path.display();
-    let Some(file) = trusted::open_file(path)? else {
+    let Some((file, stat)) = trusted::open_file(path)? else {
         return Err(Error::new(Cause::SecretUnavailable, format!("its file {shown} does not exist")));
     };
     let doing = || format!("its file {shown} cannot be read");
-    let stat = sys::stat(&file).because(Cause::SecretUnavailable, doing)?;
     if !stat.is_file() {
         return Err(Error::new(Cause::SecretUnavailable, format!("{shown} is no regular file")));
     }
@@ -85,7 +84,7 @@ fn value(path: &Path) -> Result<Vec<u8>> {
             Error::new(Cause::ConfigUnsafe, what).remedy(format!("chmod 0400 {}", shell_word(&path.to_string_lossy())))
         );
     }
-    read::at_most(file.into(), LARGEST).because(Cause::SecretUnavailable, doing)
+    read::known(file.into(), &stat, LARGEST).because(Cause::SecretUnavailable, doing)
 }
 
 #[cfg(test)]

@@ -5,10 +5,11 @@
 //! was applied to. Linux 5.12 is the oldest kernel on which all mandatory calls exist
 //! (`mount_setattr`); `statmount` (6.8) is optional and answers `None` where it is missing.
 
-use std::ffi::{CStr, CString, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -148,13 +149,31 @@ pub struct FileId {
     pub ino: u64,
 }
 
+/// What a directory says that a name of it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory.
+    Directory,
+    /// Anything else.
+    Other,
+}
+
+/// Which mount something lies on: to tell mounts apart, and to ask the kernel about one. [`mount_number`] is what mountinfo
+/// has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MountId {
+    id: u64,
+    /// It is never given to another mount (Linux 6.8); otherwise it is the number in mountinfo.
+    is_unique: bool,
+}
+
 /// What statx(2) tells of a file and of the mount it was reached through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
     /// Device and inode.
     pub id: FileId,
-    /// Mount id as in the first column of /proc/PID/mountinfo (Linux 5.8).
-    pub mount: u64,
+    /// The mount it was reached through.
+    pub mount: MountId,
     /// Type and permission bits.
     pub mode: u32,
     /// Owner.
@@ -168,6 +187,8 @@ pub struct Stat {
     pub born: i64,
     /// Bytes in it.
     pub size: u64,
+    /// Names that it has; none once it was removed.
+    pub links: u32,
 }
 
 impl Stat {
@@ -208,17 +229,19 @@ fn raw_statx(dir: BorrowedFd<'_>, name: &CStr, flags: libc::c_int, mask: u32) ->
 fn to_stat(raw: &libc::statx) -> Stat {
     Stat {
         id: FileId { dev: libc::makedev(raw.stx_dev_major, raw.stx_dev_minor), ino: raw.stx_ino },
-        mount: raw.stx_mnt_id,
+        mount: MountId { id: raw.stx_mnt_id, is_unique: raw.stx_mask & libc::STATX_MNT_ID_UNIQUE != 0 },
         mode: u32::from(raw.stx_mode),
         uid: raw.stx_uid,
         gid: raw.stx_gid,
         mount_root: raw.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0,
         born: raw.stx_btime.tv_sec * 1_000_000_000 + i64::from(raw.stx_btime.tv_nsec),
         size: raw.stx_size,
+        links: raw.stx_nlink,
     }
 }
 
-const STAT_MASK: u32 = libc::STATX_BASIC_STATS | libc::STATX_MNT_ID | libc::STATX_BTIME;
+// A kernel that knows unique ids of mounts tells that, and another the one that it knows.
+const STAT_MASK: u32 = libc::STATX_BASIC_STATS | libc::STATX_MNT_ID | libc::STATX_MNT_ID_UNIQUE | libc::STATX_BTIME;
 
 /// statx(2) of an open descriptor (`O_PATH` included).
 ///
@@ -226,6 +249,15 @@ const STAT_MASK: u32 = libc::STATX_BASIC_STATS | libc::STATX_MNT_ID | libc::STAT
 /// Whatever statx(2) answers.
 pub fn stat(fd: impl AsFd) -> Result<Stat> {
     raw_statx(fd.as_fd(), c"", libc::AT_EMPTY_PATH, STAT_MASK).map(|raw| to_stat(&raw)).named("statx", "")
+}
+
+/// Number of the mount that something lies on, as in the first column of /proc/PID/mountinfo (Linux 5.8).
+///
+/// # Errors
+/// Whatever statx(2) answers.
+pub fn mount_number(fd: impl AsFd) -> Result<u64> {
+    let raw = raw_statx(fd.as_fd(), c"", libc::AT_EMPTY_PATH, libc::STATX_MNT_ID);
+    raw.map(|raw| raw.stx_mnt_id).named("statx", "")
 }
 
 /// statx(2) of one name in a directory, a link itself and not what it points to.
@@ -237,6 +269,67 @@ pub fn stat_at(dir: impl AsFd, name: &str) -> Result<Stat> {
     raw_statx(dir.as_fd(), &text, libc::AT_SYMLINK_NOFOLLOW, STAT_MASK)
         .map(|raw| to_stat(&raw))
         .named("statx", format_args!("{name:?}"))
+}
+
+/// What a path below a directory leads to, through links: to compare it with something that is open.
+///
+/// # Errors
+/// Whatever statx(2) answers.
+pub fn stat_through(dir: impl AsFd, path: &Path) -> Result<Stat> {
+    let text = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL).named("statx", Quoted(path))?;
+    raw_statx(dir.as_fd(), &text, 0, STAT_MASK).map(|raw| to_stat(&raw)).named("statx", Quoted(path))
+}
+
+/// Bytes of names that are read at once: so many that one call suffices for most directories.
+const NAMES: usize = 32 << 10;
+
+/// Names in an open directory, from its beginning, in the kernel's order.
+///
+/// # Errors
+/// Whatever lseek(2) or getdents64(2) answer; `EBADF` for one that is open as a place.
+pub fn read_directory(directory: impl AsFd, most: usize) -> Result<Vec<(OsString, Option<Kind>)>> {
+    nix::unistd::lseek(directory.as_fd(), 0, nix::unistd::Whence::SeekSet).named("lseek", "a directory")?;
+    read_on(directory, most)
+}
+
+/// Names in an open directory, from where it was read to: for one that was just opened. getdents64(2).
+///
+/// # Errors
+/// Whatever getdents64(2) answers.
+pub fn read_on(directory: impl AsFd, most: usize) -> Result<Vec<(OsString, Option<Kind>)>> {
+    // struct linux_dirent64: d_ino, d_off, d_reclen at 16, d_type at 18, d_name from 19 on.
+    const LENGTH: usize = 16;
+    const TYPE: usize = 18;
+    const NAME: usize = 19;
+    let fd = directory.as_fd();
+    let mut buffer = vec![0_u8; NAMES];
+    let mut names = Vec::new();
+    loop {
+        // SAFETY: the kernel writes at most so many bytes to the buffer, which lives on.
+        let count = unsafe { libc::syscall(libc::SYS_getdents64, fd.as_raw_fd(), buffer.as_mut_ptr(), buffer.len()) };
+        let count = Errno::result(count).named("getdents64", "")? as usize;
+        let mut rest = buffer.get(..count).unwrap_or_default();
+        if rest.is_empty() {
+            return Ok(names);
+        }
+        while let Some(length) = rest.get(LENGTH..TYPE) {
+            let length = usize::from(u16::from_ne_bytes([length[0], length[1]]));
+            let Some(entry) = rest.get(..length).filter(|entry| entry.len() > NAME) else { break };
+            let name = entry[NAME..].split(|byte| *byte == 0).next().unwrap_or_default();
+            if name != b"." && name != b".." {
+                let kind = match entry[TYPE] {
+                    libc::DT_UNKNOWN => None,
+                    libc::DT_DIR => Some(Kind::Directory),
+                    _ => Some(Kind::Other),
+                };
+                names.push((OsStr::from_bytes(name).to_owned(), kind));
+                if names.len() == most {
+                    return Ok(names);
+                }
+            }
+            rest = &rest[length..];
+        }
+    }
 }
 
 const OPEN_TREE_CLONE: libc::c_uint = 1;
@@ -503,20 +596,15 @@ struct RawStatmount {
 const SYS_STATMOUNT: libc::c_long = 457;
 const STATMOUNT_MNT_BASIC: u64 = 0x2;
 
-/// How the mount that `fd` lies on propagates, or `None` where the kernel (before Linux 6.8) cannot
-/// tell without reading the whole mount table.
+/// How a mount propagates, or `None` where the kernel (before Linux 6.8) cannot tell without reading the whole mount
+/// table.
 #[must_use]
-pub fn propagation_of(fd: impl AsFd) -> Option<Propagation> {
-    let unique = raw_statx(fd.as_fd(), c"", libc::AT_EMPTY_PATH, libc::STATX_MNT_ID_UNIQUE).ok()?;
-    if unique.stx_mask & libc::STATX_MNT_ID_UNIQUE == 0 {
+pub fn propagation_of(mount: MountId) -> Option<Propagation> {
+    if !mount.is_unique {
         return None;
     }
-    let request = MntIdReq {
-        size: size_of::<MntIdReq>() as u32,
-        spare: 0,
-        mnt_id: unique.stx_mnt_id,
-        param: STATMOUNT_MNT_BASIC,
-    };
+    let request =
+        MntIdReq { size: size_of::<MntIdReq>() as u32, spare: 0, mnt_id: mount.id, param: STATMOUNT_MNT_BASIC };
     let mut answer = MaybeUninit::<RawStatmount>::zeroed();
     // SAFETY: request and answer are live for the call, and their true sizes are passed.
     let result =
@@ -669,7 +757,7 @@ pub fn readlink_at(dir: impl AsFd, name: &str) -> Result<OsString> {
 ///
 /// # Errors
 /// Whatever unlinkat(2) answers.
-pub fn unlink_at(dir: impl AsFd, name: &std::ffi::OsStr, directory: bool) -> Result<()> {
+pub fn unlink_at(dir: impl AsFd, name: &OsStr, directory: bool) -> Result<()> {
     use nix::unistd::UnlinkatFlags;
     let flag = if directory { UnlinkatFlags::RemoveDir } else { UnlinkatFlags::NoRemoveDir };
     nix::unistd::unlinkat(dir, name, flag).named("unlinkat", format_args!("{name:?}"))
@@ -679,7 +767,7 @@ pub fn unlink_at(dir: impl AsFd, name: &std::ffi::OsStr, directory: bool) -> Res
 ///
 /// # Errors
 /// `EEXIST` where the new name is taken.
-pub fn rename_new(from: impl AsFd, old: &std::ffi::OsStr, to: impl AsFd, new: &std::ffi::OsStr) -> Result<()> {
+pub fn rename_new(from: impl AsFd, old: &OsStr, to: impl AsFd, new: &OsStr) -> Result<()> {
     use nix::fcntl::RenameFlags;
     nix::fcntl::renameat2(from, old, to, new, RenameFlags::RENAME_NOREPLACE).named("renameat2", format_args!("{new:?}"))
 }
@@ -758,14 +846,6 @@ pub fn lock(fd: impl AsFd, wait: bool) -> Result<()> {
             answer => return answer.map(drop).named("flock", ""),
         }
     }
-}
-
-/// Number of names a file has; 0 when it was removed after it was opened.
-///
-/// # Errors
-/// Whatever statx(2) answers.
-pub fn link_count(fd: impl AsFd) -> Result<u32> {
-    raw_statx(fd.as_fd(), c"", libc::AT_EMPTY_PATH, libc::STATX_NLINK).map(|raw| raw.stx_nlink).named("statx", "")
 }
 
 /// Seconds since the epoch of the last modification, in the past whatever the file's owner says.
@@ -911,20 +991,36 @@ impl Filesystem {
     }
 }
 
-/// Readies the process for work whatever it inherited: umask 0 (crun gives it, others do not), no blocked
-/// signals (crun blocks nearly all), `/` as working directory.
+/// Readies the process for work whatever it inherited: umask 0 (crun gives it, others do not), no blocked signals (crun
+/// blocks nearly all).
 ///
 /// # Errors
-/// Whatever chdir(2) or sigprocmask(2) answers.
+/// Whatever sigprocmask(2) answers.
 pub fn reset_process() -> Result<()> {
     reset_umask();
-    // Every volume takes a few descriptors, and the soft limit is for programs that use select(2).
+    nix::sys::signal::SigSet::empty().thread_set_mask().named("sigprocmask", "")
+}
+
+/// Raises the soft limit of descriptors to the hard one: it is for programs that use select(2).
+pub fn raise_descriptor_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
-    nix::sys::signal::SigSet::empty().thread_set_mask().named("sigprocmask", "")?;
-    nix::unistd::chdir("/").named("chdir", "/")
+}
+
+/// Effective user and group with which this process was started, which it never changes: getauxval(3), no system call.
+#[must_use]
+pub fn effective_ids() -> (u32, u32) {
+    // SAFETY: getauxval reads what the kernel has put beside the environment.
+    let value = |kind| unsafe { libc::getauxval(kind) } as u32;
+    (value(libc::AT_EUID), value(libc::AT_EGID))
+}
+
+/// Ends the process at once: exit(3) would take apart what the kernel frees anyway.
+pub fn exit(code: u8) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(libc::c_int::from(code)) }
 }
 
 /// Sets the umask to 0, so that modes are what they are given as.
@@ -941,7 +1037,8 @@ mod tests {
         let root = open_place(cwd(), Path::new("/"), Resolve::NoLinks).unwrap();
         let stat = stat(&root).unwrap();
         assert!(stat.is_dir() && stat.mount_root);
-        assert!(stat.mount > 0);
+        let (number, table) = (mount_number(&root).unwrap(), std::fs::read_to_string("/proc/self/mountinfo").unwrap());
+        assert!(table.lines().any(|line| line.starts_with(&format!("{number} ")) && line.contains(" / / ")));
     }
 
     #[test]

@@ -6,13 +6,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 
-use crate::sys::{self, Named, Resolve, Result};
+use crate::sys::{self, Kind, Resolve, Result};
 
 /// Deeper directories are moved up to the top first, so that no tree needs more descriptors than this.
 const DEEPEST: usize = 64;
@@ -110,7 +108,7 @@ impl Emptying<'_> {
                 return Ok(());
             }
             for (name, kind) in names {
-                if kind.is_some_and(|kind| kind != Type::Directory) {
+                if kind == Some(Kind::Other) {
                     self.unlink(directory, &name, false)?;
                     continue;
                 }
@@ -161,22 +159,15 @@ fn open(parent: impl AsFd, name: &OsStr) -> Result<OwnedFd> {
     sys::open_dir(parent, Path::new(name), Resolve::BeneathNoLinksNoMounts)
 }
 
-/// Names in a directory, in the kernel's order, with their types where the filesystem tells.
-fn entries(directory: &OwnedFd, most: usize) -> Result<Vec<(OsString, Option<Type>)>> {
-    let copy = sys::open_dir(directory, Path::new("."), Resolve::BeneathNoLinks)?;
-    let mut listing = Dir::from_fd(copy).named("fdopendir", "")?;
-    let mut names = Vec::new();
-    for entry in listing.iter() {
-        let entry = entry.named("getdents", "")?;
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            names.push((OsStr::from_bytes(name).to_owned(), entry.file_type()));
-            if names.len() == most {
-                break;
-            }
+/// Names in a directory, in the kernel's order, with their kinds where the filesystem tells.
+fn entries(directory: &OwnedFd, most: usize) -> Result<Vec<(OsString, Option<Kind>)>> {
+    match sys::read_directory(directory, most) {
+        // It was opened as a place only.
+        Err(error) if error.errno == Errno::EBADF => {
+            sys::read_directory(&sys::open_dir(directory, Path::new("."), Resolve::BeneathNoLinks)?, most)
         }
+        answer => answer,
     }
-    Ok(names)
 }
 
 /// Names in a directory, sorted.

@@ -4,8 +4,11 @@
 //! descriptor: owned by root, writable by nobody else. A sticky `/tmp` does not pass.
 #![forbid(unsafe_code)]
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -23,21 +26,36 @@ pub enum Missing {
     Make(u32),
 }
 
-/// Opens a trusted directory (`O_PATH`).
+/// A trusted directory, open as a place (`O_PATH`).
+pub type Directory = Rc<OwnedFd>;
+
+thread_local! {
+    /// Directories that were opened and checked, by path, where that is remembered.
+    static PASSED: RefCell<Option<BTreeMap<PathBuf, Directory>>> = const { RefCell::new(None) };
+}
+
+/// From here on this thread opens and checks each directory once. For a hook: it lives for a moment, opens several paths
+/// that begin alike, and only root could exchange what it has passed.
+pub fn remember() {
+    PASSED.set(Some(BTreeMap::new()));
+}
+
+/// Opens a trusted directory.
 ///
 /// # Errors
 /// [`Cause::ConfigUnsafe`] where a component could be changed by others, is a link or no directory, or the path
 /// is not absolute.
-pub fn open_dir(path: &Path, missing: Missing) -> Result<Option<OwnedFd>> {
-    walk(path, missing, OFlag::O_PATH | OFlag::O_DIRECTORY)
+pub fn open_dir(path: &Path, missing: Missing) -> Result<Option<Directory>> {
+    let (root, names) = components(path)?;
+    descend(root, Path::new("/"), &names, missing)
 }
 
-/// Opens a trusted file for reading.
+/// Opens a trusted file for reading, and tells what it is.
 ///
 /// # Errors
 /// As [`open_dir`].
-pub fn open_file(path: &Path) -> Result<Option<OwnedFd>> {
-    walk(path, Missing::Tell, OFlag::O_RDONLY | OFlag::O_NONBLOCK)
+pub fn open_file(path: &Path) -> Result<Option<(OwnedFd, Stat)>> {
+    open_last(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)
 }
 
 /// Opens a trusted directory as a place to clone from, or what lies in one: a file, device or socket, which nobody but
@@ -46,66 +64,105 @@ pub fn open_file(path: &Path) -> Result<Option<OwnedFd>> {
 /// # Errors
 /// As [`open_dir`].
 pub fn open_place(path: &Path) -> Result<Option<OwnedFd>> {
-    walk(path, Missing::Tell, OFlag::O_PATH)
+    Ok(open_last(path, OFlag::O_PATH)?.map(|(place, _)| place))
 }
 
 /// Opens a trusted directory below one that is open and trusted already; `shown` is that one's path.
 ///
 /// # Errors
 /// As [`open_dir`].
-pub fn open_dir_below(base: &OwnedFd, shown: &Path, names: &[&str], missing: Missing) -> Result<Option<OwnedFd>> {
+pub fn open_dir_below(base: &Directory, shown: &Path, names: &[&str], missing: Missing) -> Result<Option<Directory>> {
     let names: Vec<&Path> = names.iter().map(Path::new).collect();
-    descend(base, shown, &names, missing, OFlag::O_PATH | OFlag::O_DIRECTORY)
+    descend(Rc::clone(base), shown, &names, missing)
 }
 
-fn walk(path: &Path, missing: Missing, last: OFlag) -> Result<Option<OwnedFd>> {
+/// Opens `/`, and tells which components lead on from there.
+fn components(path: &Path) -> Result<(Directory, Vec<&Path>)> {
     if !path.is_absolute() || path.components().any(|c| matches!(c, Component::ParentDir)) {
         return Err(Error::new(Cause::ConfigUnsafe, format!("{} is not an absolute path without ..", path.display()))
             .remedy("write an absolute path without .. into the configuration"));
     }
-    let names: Vec<&Path> = path
+    let names = path
         .components()
         .filter_map(|component| match component {
             Component::Normal(name) => Some(Path::new(name)),
             _ => None,
         })
         .collect();
-    let place = if names.is_empty() { last } else { OFlag::O_PATH | OFlag::O_DIRECTORY };
-    let root = sys::open_below(sys::cwd(), Path::new("/"), place, Resolve::NoLinks)
+    let root = Path::new("/");
+    if let Some(known) = passed(root) {
+        return Ok((known, names));
+    }
+    let open = sys::open_place(sys::cwd(), root, Resolve::NoLinks)
         .because(Cause::ConfigUnsafe, || "/ cannot be opened".to_owned())?;
-    check(&root, Path::new("/"), false)?;
-    if names.is_empty() { Ok(Some(root)) } else { descend(&root, Path::new("/"), &names, missing, last) }
+    check(&open, root, false)?;
+    Ok((pass(root, open), names))
 }
 
-/// Opens one component after the other.
-fn descend(base: &OwnedFd, shown: &Path, names: &[&Path], missing: Missing, last: OFlag) -> Result<Option<OwnedFd>> {
-    let mut current: Option<OwnedFd> = None;
+fn passed(path: &Path) -> Option<Directory> {
+    PASSED.with_borrow(|passed| passed.as_ref()?.get(path).cloned())
+}
+
+fn pass(path: &Path, open: OwnedFd) -> Directory {
+    let open = Rc::new(open);
+    PASSED.with_borrow_mut(|passed| {
+        if let Some(passed) = passed {
+            passed.insert(path.to_owned(), Rc::clone(&open));
+        }
+    });
+    open
+}
+
+fn cannot_open(path: &Path) -> String {
+    format!("{} cannot be opened without following links", path.display())
+}
+
+/// Opens one directory after the other.
+fn descend(base: Directory, shown: &Path, names: &[&Path], missing: Missing) -> Result<Option<Directory>> {
+    let mut current = base;
     let mut shown = shown.to_owned();
-    for (index, name) in names.iter().enumerate() {
+    for name in names {
         shown.push(name);
-        let is_last = index + 1 == names.len();
-        let flags = if is_last { last } else { OFlag::O_PATH | OFlag::O_DIRECTORY };
-        let parent = current.as_ref().unwrap_or(base);
-        let doing = || format!("{} cannot be opened without following links", shown.display());
-        let open = || sys::open_below(parent, name, flags, Resolve::BeneathNoLinks);
+        if let Some(known) = passed(&shown) {
+            current = known;
+            continue;
+        }
+        let open = || sys::open_place(&current, name, Resolve::BeneathNoLinks);
         let next = match (open(), missing) {
             (Err(error), Missing::Tell) if error.errno == Errno::ENOENT => return Ok(None),
             (Err(error), Missing::Make(mode)) if error.errno == Errno::ENOENT => {
-                match sys::mkdir_at(parent, &name.to_string_lossy(), mode) {
+                match sys::mkdir_at(&current, &name.to_string_lossy(), mode) {
                     Err(error) if error.errno == Errno::EEXIST => {}
                     answer => answer
-                        .and_then(|()| sys::fsync(sys::open_dir(parent, Path::new("."), Resolve::BeneathNoLinks)?))
+                        .and_then(|()| sys::fsync(sys::open_dir(&current, Path::new("."), Resolve::BeneathNoLinks)?))
                         .because(Cause::ConfigUnsafe, || format!("{} cannot be made", shown.display()))?,
                 }
-                open().because(Cause::ConfigUnsafe, doing)?
+                open().because(Cause::ConfigUnsafe, || cannot_open(&shown))?
             }
-            (answer, _) => answer.because(Cause::ConfigUnsafe, doing)?,
+            (answer, _) => answer.because(Cause::ConfigUnsafe, || cannot_open(&shown))?,
         };
-        let only_its_place_counts = is_last && last == OFlag::O_PATH;
-        check(&next, &shown, only_its_place_counts)?;
-        current = Some(next);
+        check(&next, &shown, false)?;
+        current = pass(&shown, next);
     }
-    Ok(current)
+    Ok(Some(current))
+}
+
+/// Opens a path whose last component may be no directory.
+fn open_last(path: &Path, flags: OFlag) -> Result<Option<(OwnedFd, Stat)>> {
+    let (root, names) = components(path)?;
+    let (parent, name) = match names.split_last() {
+        Some((name, above)) => (descend(root, Path::new("/"), above, Missing::Tell)?, *name),
+        None => (Some(root), Path::new(".")),
+    };
+    let Some(parent) = parent else { return Ok(None) };
+    match sys::open_below(&parent, name, flags, Resolve::BeneathNoLinks) {
+        Err(error) if error.errno == Errno::ENOENT => Ok(None),
+        answer => {
+            let open = answer.because(Cause::ConfigUnsafe, || cannot_open(path))?;
+            let stat = check(&open, path, flags == OFlag::O_PATH)?;
+            Ok(Some((open, stat)))
+        }
+    }
 }
 
 /// Whether the way to a directory is closed to other users of the host.
@@ -137,14 +194,14 @@ pub fn lets_others_pass(stat: &Stat) -> bool {
 /// The user to whom files of unmapped users seem to belong (`/proc/sys/kernel/overflowuid`).
 const OVERFLOW: u32 = 65534;
 
-fn check(fd: &OwnedFd, shown: &Path, only_its_place_counts: bool) -> Result<()> {
+fn check(fd: &OwnedFd, shown: &Path, only_its_place_counts: bool) -> Result<Stat> {
     let shown = shown.display();
     let stat = sys::stat(fd).because(Cause::ConfigUnsafe, || format!("{shown} cannot be looked at"))?;
     if only_its_place_counts && !stat.is_dir() && !stat.is_link() {
-        return Ok(());
+        return Ok(stat);
     }
     match fault(&stat, me()) {
-        None => Ok(()),
+        None => Ok(stat),
         Some(fault) => {
             let owner = if me().user.is_some() { me().uid.to_string() } else { "root".to_owned() };
             Err(Error::new(Cause::ConfigUnsafe, format!("{shown} {fault}"))
@@ -182,13 +239,14 @@ mod tests {
     fn only_root_may_write() {
         let stat = |uid, mode| Stat {
             id: FileId { dev: 0, ino: 0 },
-            mount: 0,
+            mount: sys::MountId::default(),
             mode,
             uid,
             gid: 7,
             mount_root: false,
             born: 0,
             size: 0,
+            links: 1,
         };
         let root = Me { user: None, uid: 0, gid: 0, in_namespace: false };
         assert_eq!(fault(&stat(0, 0o040_755), &root), None);
@@ -217,13 +275,14 @@ mod tests {
     fn a_directory_of_somebody_lets_somebody_pass() {
         let stat = |uid, gid, mode| Stat {
             id: FileId { dev: 0, ino: 0 },
-            mount: 0,
+            mount: sys::MountId::default(),
             mode,
             uid,
             gid,
             mount_root: false,
             born: 0,
             size: 0,
+            links: 1,
         };
         for (uid, gid, mode, passes) in [
             (0, 0, 0o750, false),

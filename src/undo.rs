@@ -18,13 +18,13 @@ use crate::sys::{self, Resolve};
 use crate::trusted::{self, Missing};
 use crate::volume::{Disks, make};
 
-/// Most records of other containers that one prestart undoes.
+/// Most records of other containers that one poststop undoes.
 const REAPED_AT_MOST: usize = 2;
 
-/// Most records of other containers that one prestart looks at.
+/// Most records of other containers that one poststop looks at.
 const LOOKED_AT: usize = 4;
 
-/// Most names of records that one prestart reads to choose from.
+/// Most names of records that one poststop reads to choose from.
 const NAMES: usize = 64;
 
 /// Undoes a record and removes it. The container it is about must have ended, or must not have started.
@@ -130,14 +130,15 @@ fn discard_volume(config: &Config, disk: &str, role: &Role, temporary: &str) -> 
 
 /// Undoes the records of at most two containers that are gone and whose poststop never came (crun after a failed
 /// create, podman after a missing command). What fails is only logged: it is not this container's fault. A record that
-/// would take a used sandbox with it is left to its own hooks, since that may take longer than a start may.
-pub fn reap(runtime: &RuntimeDir, own_name: &str, turn: u64, config: &Config) {
+/// would take a used sandbox with it is left to its own hooks, since that may take longer than a hook may.
+pub fn reap(runtime: &RuntimeDir, own_name: &str, config: &Config) {
     let names = match crate::tree::some_names(&runtime.records, NAMES) {
         Ok(names) => names,
         Err(error) => return log::warn!("records cannot be listed: {error}"),
     };
     let mut reaped = 0;
-    let start = usize::try_from(turn).unwrap_or(0) % names.len().max(1);
+    // Another beginning each time.
+    let start = usize::try_from(std::process::id()).unwrap_or(0) % names.len().max(1);
     for name in names.iter().cycle().skip(start).take(LOOKED_AT.min(names.len())) {
         let Some(name) = name.to_str().filter(|name| *name != own_name) else { continue };
         match reap_one(runtime, name, config, false) {

@@ -40,7 +40,7 @@ pub struct Found {
     /// What that is.
     pub stat: Stat,
     /// The directory it has its name in; `None` for a MOUNT disk.
-    folder: Option<OwnedFd>,
+    folder: Option<trusted::Directory>,
 }
 
 impl Found {

@@ -153,7 +153,7 @@ fn what_is_not_the_mount_that_was_found_stays() {
         let point = lab.dir.join("point");
         tmpfs(&point, MsFlags::empty());
         fs::create_dir(point.join("below")).unwrap();
-        let id = sys::stat(File::open(&point).unwrap()).unwrap().mount;
+        let id = sys::mount_number(File::open(&point).unwrap()).unwrap();
         let table = mount_table();
         for (mount_point, id) in [(point.clone(), id + 100_000), (point.join("below"), id)] {
             let error = detach(&Leftover { mount_point, id }).unwrap_err();

@@ -145,7 +145,7 @@ fn own_directory() -> Result<PathBuf> {
     exe.parent().map(Path::to_owned).ok_or_else(|| Error::new(Cause::Install, "this command cannot find itself"))
 }
 
-fn directory(path: &Path) -> Result<OwnedFd> {
+fn directory(path: &Path) -> Result<trusted::Directory> {
     let path = std::path::absolute(path).because(Cause::Install, || path.display().to_string())?;
     trusted::open_dir(&path, Missing::Make(0o755))?
         .ok_or_else(|| Error::new(Cause::Install, format!("{} cannot be made", path.display())))

@@ -1,7 +1,7 @@
 //! Reading the state from standard input, whatever is there instead of one.
 #![forbid(unsafe_code)]
 
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -26,33 +26,45 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub fn read_state() -> Result<Vec<u8>> {
     let refused = |what: &str| Error::new(Cause::StateUnreadable, what);
     let stdin = std::io::stdin();
-    if stdin.is_terminal() {
+    // Runtimes write before they wait.
+    let mut ready = wait_for(&stdin, Duration::ZERO)?;
+    if ready == Ready::No && stdin.is_terminal() {
         return Err(refused("standard input is a terminal"));
     }
-    // A descriptor of its own, since std's is buffered and poll would not know.
-    let fd = stdin.as_fd().try_clone_to_owned().map_err(|_| refused("standard input is closed"))?;
-    let mut file = std::fs::File::from(fd);
     let mut kept = Vec::with_capacity(16 << 10);
     let mut chunk = vec![0; 64 << 10];
     let deadline = Instant::now() + PATIENCE;
     let mut too_large = false;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || !is_ready(&file, left)? {
+        if ready == Ready::No && !left.is_zero() {
+            ready = wait_for(&stdin, left)?;
+        }
+        if ready == Ready::No {
             return Err(refused(if too_large {
                 "standard input has more than 4 MiB and does not end"
             } else {
                 "standard input did not end within 5 seconds"
             }));
         }
-        match file.read(&mut chunk) {
+        // Not through std's reader, whose buffer poll would not know.
+        match nix::unistd::read(&stdin, &mut chunk) {
             Ok(0) => break,
-            Ok(_) if too_large => {}
-            Ok(count) if kept.len() + count > LARGEST => too_large = true,
-            Ok(count) => kept.extend_from_slice(&chunk[..count]),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Ok(count) => {
+                if too_large || kept.len() + count > LARGEST {
+                    too_large = true;
+                } else {
+                    kept.extend_from_slice(&chunk[..count]);
+                }
+                // Nobody writes any more, and this was all there was.
+                if ready == Ready::ToItsEnd && count < chunk.len() {
+                    break;
+                }
+            }
+            Err(Errno::EINTR) => {}
             Err(error) => return Err(refused(&format!("standard input cannot be read: {error}"))),
         }
+        ready = Ready::No;
     }
     if too_large {
         return Err(refused("standard input has more than 4 MiB"));
@@ -63,7 +75,15 @@ pub fn read_state() -> Result<Vec<u8>> {
     Ok(kept)
 }
 
-fn is_ready(file: &std::fs::File, wait: Duration) -> Result<bool> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ready {
+    No,
+    Yes,
+    /// And nobody can write to it any more.
+    ToItsEnd,
+}
+
+fn wait_for(file: impl AsFd, wait: Duration) -> Result<Ready> {
     let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
     loop {
         let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
@@ -75,7 +95,11 @@ fn is_ready(file: &std::fs::File, wait: Duration) -> Result<bool> {
                     format!("standard input cannot be waited for: {error}"),
                 ));
             }
-            Ok(ready) => return Ok(ready > 0),
+            Ok(0) => return Ok(Ready::No),
+            Ok(_) if fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)) => {
+                return Ok(Ready::ToItsEnd);
+            }
+            Ok(_) => return Ok(Ready::Yes),
         }
     }
 }

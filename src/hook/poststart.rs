@@ -156,7 +156,8 @@ impl Container {
                 return differs(what);
             }
         }
-        let Some(mount) = self.mounts.iter().find(|mount| mount.id == stat.mount) else {
+        let number = sys::mount_number(&found).because(Cause::NotAsAsked, || wanted.target.clone())?;
+        let Some(mount) = self.mounts.iter().find(|mount| mount.id == number) else {
             return differs("lies on a mount that the container does not have");
         };
         let with_host = mount.shared.map_or(Ok(false), is_host_group)?;
@@ -194,8 +195,8 @@ impl Container {
         for (source, destination) in binds {
             let path = Path::new(destination.trim_start_matches('/'));
             let Ok(found) = sys::open_path(&self.root, path, Resolve::InRoot) else { continue };
-            let Ok(stat) = sys::stat(&found) else { continue };
-            let follows = self.mounts.iter().any(|mount| mount.id == stat.mount && mount.master.is_some());
+            let (Ok(stat), Ok(number)) = (sys::stat(&found), sys::mount_number(&found)) else { continue };
+            let follows = self.mounts.iter().any(|mount| mount.id == number && mount.master.is_some());
             if !stat.mount_root || follows {
                 continue;
             }

@@ -13,18 +13,21 @@ use crate::{logging, undo};
 /// [`Cause::UndoIncomplete`] after everything was tried.
 pub fn run(id: &str, config: &Config, name: &str) -> Result<()> {
     let Some(runtime) = RuntimeDir::open_existing(&config.runtime_dir)? else { return Ok(()) };
-    let Some(record) = Record::open(&runtime, name, Open::Existing)? else { return Ok(()) };
-    if let Some(header) = &record.header
-        && header.life.may_last()?
-    {
-        log::info!("the container lives, or may live (process {}): nothing is undone", header.life.init.pid);
-        return Ok(());
+    if let Some(record) = Record::open(&runtime, name, Open::Existing)? {
+        if let Some(header) = &record.header
+            && header.life.may_last()?
+        {
+            log::info!("the container lives, or may live (process {}): nothing is undone", header.life.init.pid);
+            return Ok(());
+        }
+        undo::undo(&runtime, record, config).map_err(|errors| {
+            let count = errors.len();
+            errors.into_iter().for_each(|error| log::error!("{}", error.container(id)));
+            Error::new(Cause::UndoIncomplete, format!("{count} of the steps failed"))
+        })?;
+        logging::discard(&runtime, name);
     }
-    undo::undo(&runtime, record, config).map_err(|errors| {
-        let count = errors.len();
-        errors.into_iter().for_each(|error| log::error!("{}", error.container(id)));
-        Error::new(Cause::UndoIncomplete, format!("{count} of the steps failed"))
-    })?;
-    logging::discard(&runtime, name);
+    // Not at a start, which somebody waits for.
+    undo::reap(&runtime, name, config);
     Ok(())
 }

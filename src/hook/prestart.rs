@@ -8,7 +8,7 @@ use crate::container::State;
 use crate::error::{Because, Cause, Error, Result};
 use crate::init::{self, Life, Live};
 use crate::intake::{self, Bundle};
-use crate::isolator::{self, Job};
+use crate::isolator::{self, Job, Outcome};
 use crate::plan::{self, DiskChoice, Origin, Plan};
 use crate::record::{self, Base, Header, Line, Record};
 use crate::runtime_dir::{Open, RuntimeDir};
@@ -54,10 +54,13 @@ pub fn run(state: &State, config: &Config, name: &str) -> Result<()> {
             sandbox: None,
             proc_fds: &proc_fds,
         };
-        let Err(error) = execute(state, &mut job) else {
-            drop(record);
-            undo::reap(&runtime, name, live.init.start, config);
-            return Ok(());
+        let error = match execute(state, &mut job) {
+            Ok(open) => {
+                // The process ends, and with it all that is open: closing each costs a system call.
+                std::mem::forget((open, record, runtime, disks, live, home, bundle, proc_fds));
+                return Ok(());
+            }
+            Err(error) => error,
         };
         if let Err(left) = undo::undo(&runtime, record, config) {
             left.into_iter().for_each(|left| log::error!("{}", left.container(&state.id)));
@@ -114,8 +117,8 @@ fn open_record(runtime: &RuntimeDir, name: &str, live: &Live, config: &Config) -
     }
 }
 
-/// Writes down who and where, executes the plan, and writes down that it is done.
-fn execute(state: &State, job: &mut Job<'_>) -> Result<()> {
+/// Writes down who and where, executes the plan, and writes down that it is done. Gives back what is open still.
+fn execute(state: &State, job: &mut Job<'_>) -> Result<impl Sized + use<>> {
     let root = Base { path: job.host_root.path.to_string_lossy().into_owned(), id: job.host_root.id };
     job.record.begin(Header {
         version: record::VERSION,
@@ -127,7 +130,8 @@ fn execute(state: &State, job: &mut Job<'_>) -> Result<()> {
         life: job.life.clone(),
         root,
     })?;
-    let attachments = isolator::attach(job)?;
+    let Outcome { attached: attachments, open } = isolator::attach(job)?;
     let binds = job.plan.follow.clone();
-    job.record.add(Line::Done { attachments, binds })
+    job.record.add(Line::Done { attachments, binds })?;
+    Ok(open)
 }

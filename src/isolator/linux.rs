@@ -4,13 +4,12 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use super::Job;
 use super::sources::{self, Opened};
+use super::{Job, Outcome};
 use crate::attach::{Inside, Moved, Phase, Tree, attributes};
 use crate::error::{Because, Cause, Error, Result};
 use crate::mountpoint::MountPoints;
 use crate::plan::Attachment;
-use crate::record::Attached;
 use crate::request::container_path::ContainerPath;
 use crate::sys::{self, FileId, MountAttributes, Resolve, SetPropagation};
 
@@ -18,57 +17,42 @@ use crate::sys::{self, FileId, MountAttributes, Resolve, SetPropagation};
 ///
 /// # Errors
 /// See [`super::attach`].
-pub fn attach(job: &mut Job<'_>) -> Result<Vec<Attached>> {
-    refuse_host_namespace(job)?;
+pub fn attach(job: &mut Job<'_>) -> Result<Outcome> {
     let sources = sources::open_all(job, |job| job.open_sandbox())?;
     mount_all(job, sources, false)
-}
-
-/// With the hook's own namespace the host would be mounted on.
-///
-/// # Errors
-/// [`Cause::HostNamespace`].
-pub fn refuse_host_namespace(job: &Job<'_>) -> Result<()> {
-    if job.live.shares_namespace(job.home)? {
-        return Err(Error::new(
-            Cause::Pid,
-            format!(
-                "process {} is in the host's mount namespace, though config.json gives the container another",
-                job.live.init.pid
-            ),
-        ));
-    }
-    Ok(())
 }
 
 /// Clones every source, enters the container and moves the clones to their places, all or none.
 ///
 /// # Errors
 /// See [`super::attach`].
-pub fn mount_all(job: &mut Job<'_>, sources: Vec<Opened>, may_cover_mounts: bool) -> Result<Vec<Attached>> {
-    let mut items: Vec<(&Attachment, Opened, Tree)> = Vec::with_capacity(sources.len());
-    for (attachment, opened) in job.plan.attachments.iter().zip(sources) {
+pub fn mount_all(job: &mut Job<'_>, sources: Vec<Opened>, may_cover_mounts: bool) -> Result<Outcome> {
+    let mut trees = Vec::with_capacity(sources.len());
+    for (attachment, opened) in job.plan.attachments.iter().zip(&sources) {
         let propagation = opened.propagation(attachment.how);
         let idmap = job.live.user_namespace.as_ref().filter(|_| opened.is_idmapped()).map(|namespace| &namespace.fd);
-        let tree = match opened.detached()? {
-            Some(mount) => Tree::of(mount),
-            None => Tree::clone_of(&opened.fd, attributes(attachment.how), propagation, idmap),
+        let tree = match opened.is_mount() {
+            true => Tree::of(opened.fd(), &opened.stat),
+            false => Tree::clone_of(opened.fd(), &opened.stat, attributes(attachment.how), propagation, idmap),
         };
-        items.push((attachment, opened, tree.map_err(|error| error.volume(&attachment.label))?));
+        trees.push(tree.map_err(|error| error.volume(&attachment.label))?);
     }
-    move_all(job, &items, may_cover_mounts)?;
-    Ok(items.iter().map(|(attachment, opened, _)| opened.attached(job.plan, attachment, job.proc_fds)).collect())
+    let places = move_all(job, &sources, &trees, may_cover_mounts)?;
+    let attached = |(attachment, opened): (&Attachment, &Opened)| opened.attached(job.plan, attachment, job.proc_fds);
+    let attached = job.plan.attachments.iter().zip(&sources).map(attached).collect();
+    Ok(Outcome { attached, open: (sources, trees, places) })
 }
 
-fn move_all(job: &mut Job<'_>, items: &[(&Attachment, Opened, Tree)], may_cover_mounts: bool) -> Result<()> {
+fn move_all(job: &mut Job<'_>, sources: &[Opened], trees: &[Tree], may_cover_mounts: bool) -> Result<Vec<OwnedFd>> {
     let (user, root) = (job.user()?, job.root());
-    let inside = Inside::enter(job.live, job.home, job.host_root, job.phase, job.proc_fds)?;
+    let inside = Inside::enter(job.live, job.home, job.host_root, job.phase)?;
     let sandbox = match &job.sandbox {
         None => None,
         Some((path, id)) => Some(open_sandbox(&inside, path, *id)?),
     };
-    let mut moved = Moved::new(user, root, sandbox.as_ref());
-    if job.plan.enslave_root && job.phase == Phase::Starting {
+    let make_slave = job.plan.enslave_root && job.phase == Phase::Starting;
+    let mut moved = Moved::new(user, root, sandbox.as_ref(), make_slave);
+    if make_slave {
         // What the runtime left shared here would carry the container's mounts to the host.
         sys::mount_setattr(&inside.root, MountAttributes::default(), SetPropagation::Slave, true)
             .because(Cause::AttachFailed, || "the container's mounts cannot be made slave".to_owned())?;
@@ -76,27 +60,29 @@ fn move_all(job: &mut Job<'_>, items: &[(&Attachment, Opened, Tree)], may_cover_
     let mut points = MountPoints { runtime: job.runtime, record: job.record, proc_fds: job.proc_fds };
     let plan = job.plan;
     let mut all = || -> Result<()> {
-        for (attachment, _, tree) in items {
+        for (attachment, tree) in plan.attachments.iter().zip(trees) {
             moved
                 .add(&inside, &mut points, plan, attachment, tree, may_cover_mounts)
                 .map_err(|error| error.volume(&attachment.label))?;
         }
-        for (attachment, _, tree) in items {
+        for (attachment, tree) in plan.attachments.iter().zip(trees) {
             moved.verify(&inside, attachment, tree).map_err(|error| error.volume(&attachment.label))?;
         }
         // Last, because these are what a failure would leave behind.
-        for (attachment, opened, _) in items {
+        for (attachment, opened) in plan.attachments.iter().zip(sources) {
             opened.finish().map_err(|error| error.volume(&attachment.label))?;
         }
         Ok(())
     };
-    let answer = all();
-    if answer.is_err() {
+    if let Err(error) = all() {
         let left = moved.undo(job.proc_fds);
         drop(inside);
         left.iter().for_each(|left| log::warn!("a mount stays in the container: {left}"));
+        return Err(error);
     }
-    answer
+    let mut open = moved.places;
+    open.push(inside.leave());
+    Ok(open)
 }
 
 /// The sandbox of a container that runs, in which it may have mounted anything else meanwhile.

@@ -7,14 +7,14 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use super::Job;
 use super::sources::{self, Opened};
+use super::{Job, Outcome};
 use crate::attach::Inside;
 use crate::error::{Because, Cause, Error, Result};
 use crate::me::me;
 use crate::mountpoint::{Base, MountPoints};
 use crate::plan::{Attachment, Sandbox};
-use crate::record::{Attached, Line, Within};
+use crate::record::{Line, Within};
 use crate::sandbox;
 use crate::sys::{self, FileId, Resolve};
 use crate::trusted::{self, Missing};
@@ -23,7 +23,7 @@ use crate::trusted::{self, Missing};
 ///
 /// # Errors
 /// See [`super::attach`].
-pub fn attach(job: &mut Job<'_>) -> Result<Vec<Attached>> {
+pub fn attach(job: &mut Job<'_>) -> Result<Outcome> {
     let Sandbox::WorkingDirectory(cwd) = &job.plan.sandbox else {
         return Err(Error::new(Cause::PosixSandbox, "the plan has no working directory"));
     };
@@ -38,7 +38,7 @@ pub fn attach(job: &mut Job<'_>) -> Result<Vec<Attached>> {
     let mut items: Vec<(&Attachment, Opened, PathBuf)> = Vec::with_capacity(plan.attachments.len());
     for (attachment, opened) in plan.attachments.iter().zip(sources::open_all(job, |_| Ok(None))?) {
         let named = |error: Error| error.volume(&attachment.label);
-        let path = sys::path_of(job.proc_fds, &opened.fd).because(Cause::AttachFailed, || "its path".to_owned());
+        let path = sys::path_of(job.proc_fds, opened.fd()).because(Cause::AttachFailed, || "its path".to_owned());
         if let (Some(folder), true) = (opened.volume_folder(), user.0 != me().uid) {
             check_passable(user.0, &folder).map_err(named)?;
         }
@@ -48,7 +48,7 @@ pub fn attach(job: &mut Job<'_>) -> Result<Vec<Attached>> {
     check_visible(job, Path::new(cwd), sandbox_id, &items)?;
     job.record.add(Line::Sandbox { path: cwd.clone(), made: false, remove_at_stop: false })?;
     let owner = user;
-    let base = Base { fd: &sandbox, within: Within::Sandbox, path: None, resolve: Resolve::BeneathNoLinks, owner };
+    let base = Base { fd: &sandbox, within: Within::Sandbox, resolve: Resolve::BeneathNoLinks, owner };
     let mut points = MountPoints { runtime: job.runtime, record: job.record, proc_fds: job.proc_fds };
     for (attachment, opened, path) in &items {
         let Some(link) = &attachment.in_sandbox else { continue };
@@ -59,7 +59,10 @@ pub fn attach(job: &mut Job<'_>) -> Result<Vec<Attached>> {
     for (attachment, opened, _) in &items {
         opened.finish().map_err(|error| error.volume(&attachment.label))?;
     }
-    Ok(items.iter().map(|(attachment, opened, _)| opened.attached(plan, attachment, job.proc_fds)).collect())
+    let attached =
+        items.iter().map(|(attachment, opened, _)| opened.attached(plan, attachment, job.proc_fds)).collect();
+    let opened = items.into_iter().map(|(_, opened, _)| opened).collect();
+    Ok(Outcome { attached, open: (opened, Vec::new(), vec![sandbox]) })
 }
 
 /// Every path must lead, in the container, to the very file it leads to on the host. An image does not have it; an
@@ -80,7 +83,7 @@ fn check_visible(job: &Job<'_>, cwd: &Path, sandbox: FileId, items: &[(&Attachme
             return Err(refused(cwd));
         }
         for (attachment, opened, path) in items {
-            if leads_to(path) != Some(opened.id) {
+            if leads_to(path) != Some(opened.stat.id) {
                 return Err(refused(path).volume(&attachment.label));
             }
         }
@@ -91,7 +94,7 @@ fn check_visible(job: &Job<'_>, cwd: &Path, sandbox: FileId, items: &[(&Attachme
             .because(Cause::BundleConfig, || "root.path cannot be opened".to_owned())?;
         return check(&root);
     }
-    let inside = Inside::enter(job.live, job.home, job.host_root, job.phase, job.proc_fds)?;
+    let inside = Inside::enter(job.live, job.home, job.host_root, job.phase)?;
     check(&inside.root)
 }
 

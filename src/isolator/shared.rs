@@ -8,7 +8,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use super::{Job, linux, sources};
+use super::{Job, Outcome, linux, sources};
 use crate::attach::Inside;
 use crate::error::{Because, Cause, Error, Result};
 use crate::plan::Origin;
@@ -20,9 +20,8 @@ use crate::tree;
 ///
 /// # Errors
 /// See [`super::attach`].
-pub fn attach(job: &mut Job<'_>) -> Result<Vec<crate::record::Attached>> {
+pub fn attach(job: &mut Job<'_>) -> Result<Outcome> {
     log::warn!("filesystem/shared is deprecated: use filesystem/linux, which has private parts and images");
-    linux::refuse_host_namespace(job)?;
     refuse_images(job)?;
     let covered = covered(job)?;
     let sources = sources::open_all(job, |job| {
@@ -70,7 +69,7 @@ fn covered(job: &Job<'_>) -> Result<Vec<(ContainerPath, Stat)>> {
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    let inside = Inside::enter(job.live, job.home, job.host_root, job.phase, job.proc_fds)?;
+    let inside = Inside::enter(job.live, job.home, job.host_root, job.phase)?;
     wanted
         .into_iter()
         .map(|(attachment, path)| {

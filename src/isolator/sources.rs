@@ -17,7 +17,7 @@ use crate::record::{Attached, Line, VolumeRecord};
 use crate::request::Propagation;
 use crate::request::container_path::ContainerPath;
 use crate::request::names::{Role, VolumeId};
-use crate::sys::{self, FileId, Resolve, Stat};
+use crate::sys::{self, Resolve, Stat};
 use crate::trusted::{self, Missing};
 use crate::volume::make::{self, New, Unnamed};
 use crate::volume::ownership::{self, Action, Facts};
@@ -27,24 +27,29 @@ use crate::{secret, tree};
 /// Something that is open and may be attached.
 #[derive(Debug)]
 pub struct Opened {
+    what: What,
     /// What is attached.
-    pub fd: OwnedFd,
-    /// What that is.
-    pub id: FileId,
-    /// The volume behind it.
-    volume: Option<Volume>,
+    pub stat: Stat,
     /// Later host mounts can reach it.
     propagates: bool,
-    /// It is a mount already, which nothing else has.
-    detached: bool,
+}
+
+#[derive(Debug)]
+enum What {
+    /// A place of the host, or of a sandbox.
+    Place(OwnedFd),
+    /// A mount already, which nothing else has.
+    Detached(OwnedFd),
+    /// A persistent volume.
+    Volume(Box<Volume>),
 }
 
 /// A volume that this container holds.
 #[derive(Debug)]
 struct Volume {
     found: Found,
-    /// What of it is attached, where that is not its root.
-    subpath: Option<String>,
+    /// What of it is attached, where that is not its root: path and directory.
+    subpath: Option<(String, OwnedFd)>,
     /// What is done about its owner.
     action: Action,
     /// It was made for this container, and has no id yet.
@@ -128,12 +133,10 @@ fn open_volume(job: &mut Job<'_>, from: &Origin) -> Result<Opened> {
     };
     let action = ownership::decide(facts)?;
     check_action(job, &found, action)?;
-    let inside = match subpath {
-        None => found.fd.try_clone().because(Cause::AttachFailed, || "out of descriptors".to_owned())?,
-        Some(subpath) => volume::open_subpath(&found.fd, subpath)?,
-    };
-    let subpath = subpath.as_ref().map(ContainerPath::relative);
-    Ok(Opened { volume: Some(Volume { found, subpath, action, unnamed }), ..Opened::new(inside)? })
+    let open = |subpath: &ContainerPath| Ok((subpath.relative(), volume::open_subpath(&found.fd, subpath)?));
+    let subpath = subpath.as_ref().map(open).transpose()?;
+    let stat = subpath.as_ref().map_or(Ok(found.stat), |(_, inside)| stat(inside))?;
+    Ok(Opened { what: What::Volume(Box::new(Volume { found, subpath, action, unnamed })), stat, propagates: false })
 }
 
 /// Makes a volume that was missing, on the disk that was named, or below `work_dir`. It gets its id last.
@@ -238,8 +241,7 @@ impl Sandboxes {
             }
             _ => open_below(sandbox, &relative)?,
         };
-        let stat = stat(&opened.fd)?;
-        if stat.is_dir() || stat.is_file() {
+        if opened.stat.is_dir() || opened.stat.is_file() {
             return Ok(opened);
         }
         Err(Error::new(Cause::Sandbox, format!("{path} in the sandbox is neither a directory nor a regular file")))
@@ -285,19 +287,31 @@ fn open_entry(allowed: &str) -> Result<OwnedFd> {
 
 fn open_secret(job: &Job<'_>, path: &Path) -> Result<Opened> {
     let mount = secret::mount(path, job.user()?, job.home)?;
-    Ok(Opened { detached: true, ..Opened::new(mount)? })
+    Ok(Opened { stat: stat(&mount)?, what: What::Detached(mount), propagates: false })
 }
 
 impl Opened {
     fn new(fd: OwnedFd) -> Result<Opened> {
-        Ok(Opened { id: stat(&fd)?.id, fd, volume: None, propagates: false, detached: false })
+        Ok(Opened { stat: stat(&fd)?, what: What::Place(fd), propagates: false })
+    }
+
+    /// What is attached.
+    pub fn fd(&self) -> &OwnedFd {
+        match &self.what {
+            What::Place(fd) | What::Detached(fd) => fd,
+            What::Volume(volume) => volume.subpath.as_ref().map_or(&volume.found.fd, |(_, inside)| inside),
+        }
+    }
+
+    fn volume(&self) -> Option<&Volume> {
+        if let What::Volume(volume) = &self.what { Some(volume) } else { None }
     }
 
     /// Finds out whether later host mounts can reach it, where that is wanted.
     fn propagating_to(mut self, attachment: &Attachment) -> Result<Opened> {
         // mesos.md HP6.
         if let How::Mount { propagation: Propagation::Bidirectional, .. } = attachment.how
-            && !sends(&self.fd)?
+            && !sends(self.fd(), &self.stat)?
         {
             return Err(Error::new(
                 Cause::NoPropagation,
@@ -312,14 +326,14 @@ impl Opened {
                 );
                 return Ok(self);
             }
-            self.propagates = propagates(&self.fd, named)?;
+            self.propagates = propagates(self.fd(), &self.stat, named)?;
             if !self.propagates && named {
                 return Err(Error::new(
                     Cause::NoPropagation,
                     "slave was asked for, and its mount on the host is private",
                 ));
             }
-            if !self.propagates && self.volume.is_some() {
+            if !self.propagates && self.volume().is_some() {
                 log::info!(
                     "{}: its mount on the host is private, so later host mounts below it will not appear in the container",
                     attachment.label
@@ -329,13 +343,9 @@ impl Opened {
         Ok(self)
     }
 
-    /// The mount that it is already.
-    ///
-    /// # Errors
-    /// [`Cause::AttachFailed`].
-    pub fn detached(&self) -> Result<Option<OwnedFd>> {
-        let doing = || "out of descriptors".to_owned();
-        self.detached.then(|| self.fd.try_clone().because(Cause::AttachFailed, doing)).transpose()
+    /// Whether it is a detached mount already.
+    pub fn is_mount(&self) -> bool {
+        matches!(self.what, What::Detached(_))
     }
 
     /// Whether later host mounts are to reach it.
@@ -356,7 +366,7 @@ impl Opened {
         Attached {
             label: attachment.label.clone(),
             target: attachment.target.to_string(),
-            id: self.id,
+            id: self.stat.id,
             link: attachment.how == How::Link,
             attributes: crate::attach::attributes(attachment.how),
             slave,
@@ -364,7 +374,7 @@ impl Opened {
             mend: slave && (plan.mend || named),
             bidirectional: propagation == Propagation::Bidirectional,
             source: self.host_path(proc_fds),
-            volume: self.volume.as_ref().map(|volume| VolumeRecord {
+            volume: self.volume().map(|volume| VolumeRecord {
                 role: volume.found.role.clone(),
                 id: volume.found.id.clone(),
                 disk: volume.found.disk.name().to_owned(),
@@ -375,29 +385,29 @@ impl Opened {
 
     /// Where what is attached lies on the host.
     fn host_path(&self, proc_fds: &OwnedFd) -> String {
-        if self.detached {
+        if self.is_mount() {
             return String::new();
         }
         // One that was made for this container had another name when it was opened.
-        let path = self.volume_path().or_else(|| sys::path_of(proc_fds, &self.fd).ok().map(PathBuf::from));
+        let path = self.volume_path().or_else(|| sys::path_of(proc_fds, self.fd()).ok().map(PathBuf::from));
         path.unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// The administrator's directory in which the volume lies. What is below is the user's to arrange.
     pub fn volume_folder(&self) -> Option<PathBuf> {
-        self.volume.as_ref()?.found.path().parent().map(Path::to_owned)
+        self.volume()?.found.path().parent().map(Path::to_owned)
     }
 
     /// Where the volume will be found, or the subpath in it.
     pub fn volume_path(&self) -> Option<PathBuf> {
-        let volume = self.volume.as_ref()?;
+        let volume = self.volume()?;
         let path = volume.found.path();
-        Some(volume.subpath.as_ref().map_or_else(|| path.clone(), |subpath| path.join(subpath)))
+        Some(volume.subpath.as_ref().map_or_else(|| path.clone(), |(subpath, _)| path.join(subpath)))
     }
 
     /// Whether its ids are mapped by the container's user namespace.
     pub fn is_idmapped(&self) -> bool {
-        self.volume.as_ref().is_some_and(|volume| volume.action.idmap)
+        self.volume().is_some_and(|volume| volume.action.idmap)
     }
 
     /// The last steps, when it is in its place: gives the volume to the container's user, and its id to one that was
@@ -406,7 +416,7 @@ impl Opened {
     /// # Errors
     /// [`Cause::Ownership`], [`Cause::VolumeExists`].
     pub fn finish(&self) -> Result<()> {
-        let Some(volume) = &self.volume else { return Ok(()) };
+        let Some(volume) = self.volume() else { return Ok(()) };
         if let Some((uid, gid)) = volume.action.give {
             sys::chown(&volume.found.fd, uid, gid)
                 .because(Cause::Ownership, || format!("its root cannot be given to user {uid}"))?;

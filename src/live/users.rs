@@ -23,7 +23,7 @@ const NAMED: usize = 20;
 /// [`Cause::PathInUse`] where the container's mounts cannot be looked at.
 pub fn of(mount: &OwnedFd, live: &Live) -> Result<Vec<String>> {
     let doing = || "the container's mounts cannot be looked at".to_owned();
-    let root = sys::stat(mount).because(Cause::PathInUse, doing)?.mount;
+    let root = sys::mount_number(mount).because(Cause::PathInUse, doing)?;
     let table = fs::read(format!("/proc/{}/mountinfo", live.init.pid)).because(Cause::PathInUse, doing)?;
     let mounts = mountinfo::parse(&table);
     let point = mounts.iter().find(|mount| mount.id == root).map(|mount| mount.mount_point.clone());
@@ -49,7 +49,7 @@ fn uses(process: &Path, mounts: &[u64]) -> bool {
     // Through the link of /proc itself, which leads to the very file, in whatever namespace.
     let is_there = |link: &Path| {
         let file = OpenOptions::new().read(true).custom_flags(OFlag::O_PATH.bits()).open(link);
-        file.is_ok_and(|file| sys::stat(file).is_ok_and(|stat| mounts.contains(&stat.mount)))
+        file.is_ok_and(|file| sys::mount_number(file).is_ok_and(|mount| mounts.contains(&mount)))
     };
     let any = |directory: &str| {
         let entries = fs::read_dir(process.join(directory)).into_iter().flatten().flatten();

@@ -66,7 +66,8 @@ pub fn detach(leftover: &Leftover) -> Result<()> {
         .because(Cause::MountPointUnsafe, doing)
         .map_err(by_hand)?;
     let stat = sys::stat(&fd).because(Cause::MountPointUnsafe, doing).map_err(by_hand)?;
-    if stat.mount != leftover.id || !stat.mount_root {
+    let number = sys::mount_number(&fd).because(Cause::MountPointUnsafe, doing).map_err(by_hand)?;
+    if number != leftover.id || !stat.mount_root {
         let what = format!("{point} is not the mount {} that was found there", leftover.id);
         return Err(by_hand(Error::new(Cause::MountPointUnsafe, what)));
     }

@@ -21,7 +21,7 @@ use crate::trusted::{self, Missing};
 #[derive(Debug)]
 pub struct Disk {
     what: disks::Disk,
-    fd: OwnedFd,
+    fd: trusted::Directory,
     /// Where metadata lies that cannot lie on the disk.
     work_dir: PathBuf,
 }
@@ -41,7 +41,7 @@ impl Disk {
 
     /// Its root.
     #[must_use]
-    pub fn fd(&self) -> &OwnedFd {
+    pub fn fd(&self) -> &trusted::Directory {
         &self.fd
     }
 
@@ -67,7 +67,7 @@ impl Disk {
     ///
     /// # Errors
     /// [`Cause::ConfigUnsafe`].
-    pub fn open_role(&self, role: &Role, missing: Missing) -> Result<Option<OwnedFd>> {
+    pub fn open_role(&self, role: &Role, missing: Missing) -> Result<Option<trusted::Directory>> {
         trusted::open_dir_below(&self.fd, self.path(), &["volumes", "roles", &role.directory()], missing)
     }
 
@@ -128,7 +128,7 @@ impl<'c> Disks<'c> {
         }
         let what = self.config.disk(name)?;
         let fd = match what.kind {
-            Kind::Mount => Some(open_mount(&what)?),
+            Kind::Mount => Some(Rc::new(open_mount(&what)?)),
             Kind::Root | Kind::Path => trusted::open_dir(&what.root, missing)?,
         };
         let Some(fd) = fd else { return Ok(None) };

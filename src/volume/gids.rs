@@ -144,7 +144,7 @@ fn walk(directory: &OwnedFd, gid: u32, depth: usize, left: &mut u64) -> sys::Res
                 if stat.gid == gid || !(stat.is_file() || stat.is_link()) {
                     continue;
                 }
-                if sys::link_count(&file)? > 1 {
+                if sys::stat(&file)?.links > 1 {
                     *left += 1;
                     continue;
                 }
@@ -210,7 +210,7 @@ pub fn release_gone(disks: &Disks<'_>, seconds: u64) -> Result<Vec<String>> {
     Ok(freed)
 }
 
-fn open(disk: &Disk, missing: Missing) -> Result<Option<OwnedFd>> {
+fn open(disk: &Disk, missing: Missing) -> Result<Option<trusted::Directory>> {
     let Some(work_dir) = trusted::open_dir(disk.work_dir(), missing)? else { return Ok(None) };
     trusted::open_dir_below(&work_dir, disk.work_dir(), &["meta", "fs-isolator", "gids"], missing)
 }

@@ -15,7 +15,7 @@ use crate::lease::Leases;
 use crate::request::names::{RESERVED, Role, VolumeId};
 use crate::sys::{self, Resolve};
 use crate::tree;
-use crate::trusted::Missing;
+use crate::trusted::{self, Missing};
 
 /// How a new volume is made.
 #[derive(Debug, Clone, PartialEq)]
@@ -127,7 +127,7 @@ fn register(disk: &Rc<Disk>, role: &Role, id: &VolumeId, new: New) -> Result<()>
 /// A volume without its id yet.
 #[derive(Debug)]
 pub struct Unnamed {
-    directory: OwnedFd,
+    directory: trusted::Directory,
     temporary: String,
     id: VolumeId,
     /// Its directory.

@@ -254,7 +254,7 @@ pub fn forget(fd: Option<&OwnedFd>, disk: &Disk, role: &Role, id: &VolumeId) -> 
 }
 
 /// The directory of a place lies below `work_dir`, whatever disk the volume is on.
-fn open_directory(disk: &Disk, place: &Place, missing: Missing) -> Result<Option<OwnedFd>> {
+fn open_directory(disk: &Disk, place: &Place, missing: Missing) -> Result<Option<trusted::Directory>> {
     let work_dir = disk.work_dir();
     let Some(fd) = trusted::open_dir(work_dir, missing)? else { return Ok(None) };
     let names: Vec<&str> = place.directories.iter().map(String::as_str).collect();

@@ -77,7 +77,17 @@ mod tests {
     use crate::sys::FileId;
 
     fn root(uid: u32, gid: u32) -> Stat {
-        Stat { id: FileId { dev: 0, ino: 0 }, mount: 0, mode: 0o040_750, uid, gid, mount_root: false, born: 0, size: 0 }
+        Stat {
+            id: FileId { dev: 0, ino: 0 },
+            mount: crate::sys::MountId::default(),
+            mode: 0o040_750,
+            uid,
+            gid,
+            mount_root: false,
+            born: 0,
+            size: 0,
+            links: 1,
+        }
     }
 
     fn action(rule: Ownership, user: (u32, u32), mapped: bool, owner: (u32, u32), others: bool) -> Action {

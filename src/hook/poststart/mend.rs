@@ -104,7 +104,7 @@ fn take_over(donor: &OwnedFd, mount: &OwnedFd) -> Result<()> {
 }
 
 fn follows(mount: &OwnedFd) -> bool {
-    sys::propagation_of(mount).is_some_and(|propagation| propagation.slave)
+    sys::stat(mount).ok().and_then(|stat| sys::propagation_of(stat.mount)).is_some_and(|propagation| propagation.slave)
 }
 
 /// Where something is mounted on the host below a directory, parents first, as paths below it.
