@@ -204,6 +204,47 @@ fn bidirectional_goes_both_ways_and_ours_stays_out() {
     });
 }
 
+// Between prestart and poststart crun has made private what is to go both ways.
+#[test]
+fn what_the_host_mounts_before_a_bidirectional_container_starts_is_there_once() {
+    each(|runtime| {
+        let lab = lab_with_host_paths(json!({}));
+        let host = lab.dir.join("host");
+        fs::create_dir_all(host.join("early")).unwrap();
+        tmpfs(&host.join("early"), MsFlags::empty());
+        fs::create_dir(host.join("early/below")).unwrap();
+        let mut container = lab.container(runtime, "c");
+        with_sys_admin(&mut container).ask(&format!("host={}:/h:bidirectional", host.display())).shell("sleep 1000");
+        container.create().ok();
+        for directory in ["late", "early/below", "late/deep"] {
+            tmpfs(&host.join(directory), MsFlags::empty());
+            fs::write(host.join(directory).join("x"), "").unwrap();
+        }
+        let before = mounted_below(&host);
+        container.go();
+        container.exec("test -e /h/late/x && test -e /h/early/below/x && test -e /h/late/deep/x").ok();
+        assert_eq!(mounted_below(&host), before, "none is mounted on the host again");
+        container.exec("mkdir /h/late/new && mount -t tmpfs new /h/late/new && touch /h/late/new/x").ok();
+        assert!(host.join("late/new/x").exists());
+        for directory in ["late/new", "late/deep"] {
+            umount(&host.join(directory)).unwrap();
+        }
+        container.exec("test ! -e /h/late/deep/x").ok();
+        container.kill();
+        container.delete();
+        for directory in ["late", "early/below", "early"] {
+            umount(&host.join(directory)).unwrap();
+        }
+        lab.assert_clean();
+    });
+}
+
+fn mounted_below(directory: &Path) -> Vec<String> {
+    let below = format!("{}/", directory.display());
+    let point = |line: &str| line.split(' ').nth(4).map(str::to_owned);
+    mount_table().lines().filter_map(point).filter(|point| point.starts_with(&below)).collect()
+}
+
 const WORD: &str = "swordfish-0451";
 
 fn lab_with_secrets() -> Lab {

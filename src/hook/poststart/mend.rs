@@ -51,17 +51,20 @@ pub fn mend(wanted: &Wanted<'_>, namespaces: &Namespaces<'_>) -> Result<()> {
     if sys::stat(&source).because(Cause::NoPropagation, doing)?.id != wanted.id {
         return replaced();
     }
-    if wanted.propagation == Propagation::Bidirectional {
-        // A slave cannot join a peer group.
-        make_private(wanted, namespaces)?;
-    }
     let donor = clone(&source, wanted.propagation)?;
+    let bring_in_all = |donor: Option<&OwnedFd>| {
+        let mut all = mounted_below(wanted.source)?.into_iter();
+        all.try_for_each(|below| bring_in(&source, donor, &below, wanted, namespaces))
+    };
+    if wanted.propagation == Propagation::Bidirectional {
+        // A slave cannot join a peer group; and what is brought in below a mount of the host's group would be mounted on the
+        // host again, so all of that is there before anything joins.
+        make_private(wanted, namespaces)?;
+        bring_in_all(None)?;
+    }
     take_over(&donor, wanted.found)?;
     // From here on the host's mounts arrive by themselves: what is missing now was mounted before.
-    for below in mounted_below(wanted.source)? {
-        bring_in(&source, &donor, &below, wanted, namespaces)?;
-    }
-    Ok(())
+    bring_in_all(Some(&donor))
 }
 
 /// A detached clone with everything below it, which has the propagation that is wanted.
@@ -122,10 +125,10 @@ fn mounted_below(source: &Path) -> Result<Vec<PathBuf>> {
     Ok(below)
 }
 
-/// Lets one mount of the host appear in the container as it would have by itself.
+/// Lets one mount of the host appear in the container as it would have by itself; without a donor it stays private yet.
 fn bring_in(
     source: &OwnedFd,
-    donor: &OwnedFd,
+    donor: Option<&OwnedFd>,
     below: &Path,
     wanted: &Wanted<'_>,
     namespaces: &Namespaces<'_>,
@@ -141,16 +144,22 @@ fn bring_in(
     };
     let there = sys::stat(&in_container).because(Cause::NoPropagation, doing)?;
     if there.mount_root && there.id == host.id {
-        let Ok(theirs) = open(donor) else { return Ok(()) };
+        let Some(Ok(theirs)) = donor.map(open) else { return Ok(()) };
         return match sys::set_group(theirs, &in_container) {
             // A private mount of the host does not propagate, and one that follows already need not be told.
             Err(error) if error.errno == Errno::EINVAL => Ok(()),
             answer => answer.because(Cause::NoPropagation, doing),
         };
     }
+    let propagation = match wanted.propagation {
+        Propagation::Bidirectional if donor.is_some() => {
+            return Err(Error::new(Cause::NoPropagation, format!("{}: it was mounted just now", doing())));
+        }
+        Propagation::Bidirectional => SetPropagation::Private,
+        other => set(other),
+    };
     let clone = sys::clone_mount(&on_host).because(Cause::NoPropagation, doing)?;
-    sys::mount_setattr(&clone, wanted.attributes, set(wanted.propagation), false)
-        .because(Cause::NoPropagation, doing)?;
+    sys::mount_setattr(&clone, wanted.attributes, propagation, false).because(Cause::NoPropagation, doing)?;
     sys::enter_mount_namespace(namespaces.theirs).because(Cause::NoPropagation, doing)?;
     let moved = sys::move_mount(&clone, &in_container);
     crate::attach::come_back(namespaces.home);
