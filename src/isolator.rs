@@ -113,7 +113,7 @@ impl Job<'_> {
         let Some(pod) = self.plan.pod.as_deref().filter(|_| self.plan.attachments.iter().any(is_in_it)) else {
             return Ok(None);
         };
-        let line = |path, made, remove_at_stop| Line::PodSandbox { path, made, remove_at_stop };
+        let line = |path, _, remove_at_stop| Line::PodSandbox { path, remove_at_stop };
         self.open_leased(&sandbox::pod_name(pod), (me().uid, me().gid), line)
     }
 

@@ -89,8 +89,6 @@ pub enum Line {
     PodSandbox {
         /// Its path on the host.
         path: String,
-        /// It is about to be made, so a failure removes it, unless another container has it by then.
-        made: bool,
         /// It goes with the last container that has it.
         remove_at_stop: bool,
     },

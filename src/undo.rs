@@ -84,15 +84,14 @@ fn undo_lines(runtime: &RuntimeDir, record: &Record, from: usize, config: &Confi
             Line::Lease { volume } if before.contains(line) => log::debug!("{volume:?} is held on"),
             Line::Lease { volume } => keep(lease::release(*volume, &record.name, &header.life.init)),
             // Announced before anything is made in it, so it comes after all of that here.
-            Line::Sandbox { path, made, remove_at_stop } | Line::PodSandbox { path, made, remove_at_stop } => {
+            Line::Sandbox { path, made, remove_at_stop } => {
                 let goes = if done { *remove_at_stop } else { *made };
-                match line {
-                    Line::Sandbox { .. } if goes => keep(sandbox::remove(Path::new(path))),
-                    // This container's lease was given up above; others of the pod may have it still.
-                    _ if goes => keep(remove_unheld(Path::new(path))),
-                    _ => touch(Path::new(path)),
-                }
+                if goes { keep(sandbox::remove(Path::new(path))) } else { touch(Path::new(path)) }
             }
+            // This container's lease was given up above; others of the pod may have it still. Whoever made it, others may
+            // have put something into it since.
+            Line::PodSandbox { path, remove_at_stop: true } => keep(remove_unheld(Path::new(path))),
+            Line::PodSandbox { path, .. } => touch(Path::new(path)),
             Line::GivenUp { .. } | Line::Done { .. } => {}
         }
     }

@@ -434,6 +434,30 @@ fn the_containers_of_a_pod_share_its_sandbox() {
     });
 }
 
+// Who began it may not be there any more; what others of the pod have put into it since is theirs, and kept as long.
+#[test]
+fn a_start_that_failed_does_not_take_its_pods_sandbox_with_it() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        lab.configure(json!({ "isolation": "filesystem/linux", "managers": { "cri-o": [lab.dir.join("crio")] } }));
+        let pod = "a".repeat(64);
+        let mut killed = lab.container(runtime, "killed").in_pod(&lab, &pod);
+        killed.ask("parent=x:/shared").hooks(&lab.config(), &[]).start("sleep 1000");
+        let (config, state) = (lab.config(), killed.state(killed.pid()).to_string());
+        let kill = ["-o", "/dev/null", "-e", "inject=open_tree:signal=KILL:when=1", PRESTART, "--config"];
+        run_with(std::process::Command::new("strace").args(kill).arg(config), state.as_bytes()).failed();
+        let mut app = lab.container(runtime, "app").in_pod(&lab, &pod);
+        app.ask("parent=x:/shared").run_shell("echo kept > /shared/f").ok();
+        killed.delete();
+        lab.cli(&["reconcile"]).ok();
+        let sandboxes = lab.sandboxes("cri-o");
+        assert_eq!(sandboxes.len(), 1);
+        let file = lab.work().join("sandboxes/cri-o").join(&sandboxes[0]).join("x/f");
+        assert_eq!(fs::read_to_string(file).unwrap(), "kept\n");
+        lab.assert_clean();
+    });
+}
+
 // Each row of mesos.md A5-A7 that names an error; rows about DEBUG containers have nothing here that they are about.
 #[test]
 fn the_errors_of_mesos_rules() {
