@@ -116,21 +116,23 @@ pub fn remove(path: &Path) -> Result<()> {
     tree::remove(&parent, name).because(Cause::Sandbox, || format!("the sandbox {} cannot be removed", path.display()))
 }
 
-/// Deletes a sandbox that no live container holds, and tells whether there was none who does. `tell` hears how many files
+/// Deletes a sandbox that no live container holds, and tells whether it is gone. `tell` hears how many files
 /// are gone.
 ///
 /// # Errors
 /// [`Cause::Sandbox`] and the causes of [`Leases`].
 pub fn remove_unheld(folder: &OwnedFd, name: &str, leases: &Leases, tell: &mut dyn FnMut(u64)) -> Result<bool> {
     let doing = || format!("the sandbox {name} cannot be removed");
-    let id = match sys::stat_at(folder, name) {
-        Err(error) if error.errno == Errno::ENOENT => return Ok(true),
-        answer => answer.because(Cause::Sandbox, doing)?.id,
+    let found = || match sys::stat_at(folder, name) {
+        Err(error) if error.errno == Errno::ENOENT => Ok(None),
+        answer => answer.because(Cause::Sandbox, doing).map(|stat| Some(stat.id)),
     };
+    let Some(id) = found()? else { return Ok(true) };
     // Whatever configuration its container was started with; and none can start with it from here on.
     let locked = leases.lock(id)?;
     let aside = format!("{RESERVED}{GONE}{}.{:x}", std::process::id(), id.ino);
-    let free = locked.live()?.is_empty();
+    // Somebody else may have removed it before the lock was had, and a container have made another.
+    let free = found()? == Some(id) && locked.live()?.is_empty();
     let moved = if free {
         sys::rename_new(folder, OsStr::new(name), folder, OsStr::new(&aside)).because(Cause::Sandbox, doing)
     } else {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::*;
+use fs_isolator::sandbox;
 use nix::mount::{MsFlags, mount, umount};
 use serde_json::json;
 
@@ -505,6 +506,34 @@ fn wait_for_waiter(lock: &fs::File) {
     let file = format!(" {major:02x}:{minor:02x}:{} ", stat.ino());
     let waits = |line: &str| line.contains("->") && line.contains(&file);
     wait_for("somebody to wait", || fs::read_to_string("/proc/locks").unwrap().lines().any(waits));
+}
+
+// Two containers of a pod end at once, and a third one starts: what it has is not what was to be removed.
+#[test]
+fn a_sandbox_that_is_another_one_meanwhile_is_not_removed() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        let mut container = lab.container(runtime, "c");
+        container.annotate("io.fs-isolator.sandbox", "true").run_shell("true").ok();
+        let sandboxes = lab.work().join("sandboxes/local");
+        let name = names(&sandboxes).remove(0);
+        let folder = fs::File::open(&sandboxes).unwrap().into();
+        let leases = fs_isolator::lease::Leases::open().unwrap();
+        let lock = lock_leases(&sandboxes.join(&name));
+        let free = std::thread::scope(|scope| {
+            let removing = scope.spawn(|| sandbox::remove_unheld(&folder, &name, &leases, &mut |_| {}));
+            wait_for_waiter(&lock);
+            fs::rename(sandboxes.join(&name), lab.dir.join("removed")).unwrap();
+            container.start("sleep 1000").exec("touch /mnt/mesos/sandbox/f").ok();
+            drop(lock);
+            removing.join().unwrap()
+        });
+        assert!(free.is_ok(), "{free:?}");
+        container.exec("test -e /mnt/mesos/sandbox/f").ok();
+        assert_eq!(names(&sandboxes), [name]);
+        container.delete();
+        lab.assert_clean();
+    });
 }
 
 // Whoever was found before the lock was had may be gone when it is.
