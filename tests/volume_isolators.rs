@@ -60,7 +60,8 @@ fn files_devices_and_sockets_of_the_host() {
     each(|runtime| {
         let lab = lab_with_host_paths(json!({}));
         let host = lab.dir.join("host");
-        fs::create_dir(host.join("dir")).unwrap();
+        fs::create_dir_all(host.join("dir/sub")).unwrap();
+        symlink("dir", host.join("link")).unwrap();
         fs::write(host.join("file"), "of the host\n").unwrap();
         nix::unistd::chown(&host.join("file"), Some(1234.into()), None).unwrap();
         mknod(&host.join("null"), SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, 3)).unwrap();
@@ -78,24 +79,27 @@ fn files_devices_and_sockets_of_the_host() {
             at("null", "/n"),
             at("socket", "s/s"),
             at("dir", "/d"),
+            at("dir", "in/dir"),
+            "sandbox=in/dir/sub:/sub".to_owned(),
             read,
         ];
         container.ask(&volumes.join(";"));
         container
             .run_shell(
                 "set -e; cd /mnt/mesos/sandbox; test \"$(cat /a/b/f)\" = 'of the host'; test $(stat -c %u f) = 1234
-                 echo more >> f; ! touch /etc/there; cat /etc/there; echo x > /n; test -c /n; test -S s/s; touch /d/x
+                 echo more >> f; ! touch /etc/there; cat /etc/there; echo x > /n; test -c /n; test -S s/s; touch /d/x /sub/x
                  ! touch /r/file; cat /r/file",
             )
             .ok();
         assert_eq!(fs::read_to_string(host.join("file")).unwrap(), "of the host\nmore\n");
-        assert!(host.join("dir/x").exists());
+        assert!(host.join("dir/x").exists() && host.join("dir/sub/x").exists());
         assert_eq!(manifest(&container.rootfs()), before, "mount points that are files are removed too");
         lab.assert_clean();
         for (volumes, code) in [
             (at("file", "/etc"), 51),
             (at("dir", "/etc/there"), 51),
             (at("file", "/etc/there/x"), 51),
+            (at("link", "/q"), 43),
             (format!("{};{}", at("file", "/q"), at("dir", "/q/x")), 51),
         ] {
             refused(&lab, &mut container, &volumes, code);
@@ -169,6 +173,7 @@ fn bidirectional_goes_both_ways_and_ours_stays_out() {
                 container.spec["linux"]["rootfsPropagation"] = json!(propagation);
             }
             let ask = format!("host={}:/h:bidirectional", host.display());
+            refused(&lab, lab.container(runtime, "mapped").map_ids(200_000), &ask, 24);
             with_sys_admin(&mut container).ask(&format!("{ask};db:/d")).start("sleep 1000");
             container.exec("cat /h/there/file && mount -t tmpfs theirs /h/theirs && touch /h/theirs/x").ok();
             assert!(host.join("theirs/x").exists(), "{propagation:?}");
@@ -373,14 +378,14 @@ fn files_of_the_sandbox() {
         let mut container = lab.container(runtime, "c");
         container.annotate("io.fs-isolator.sandbox", "true");
         container
-            .run_shell("cd /mnt/mesos/sandbox; echo 1 > file; mkdir -m 700 dir; ln -s /etc link; dd if=/dev/zero of=dir/x count=0")
+            .run_shell("cd /mnt/mesos/sandbox; echo 1 > file; mkdir -m 700 dir; ln -s /etc link; ln -s file inner; dd if=/dev/zero of=dir/x count=0")
             .ok();
         let sandbox = lab.work().join("sandboxes/local").join(&lab.sandboxes("local")[0]);
         run("mkfifo", &[sandbox.join("fifo").to_str().unwrap()]).ok();
         container.ask("sandbox=file:/etc/f:ro;sandbox=dir:/d;sandbox=new/er:/n");
         container.run_shell("cat /etc/f && ! touch /etc/f && test $(stat -c %a /d) = 700 && touch /n/x").ok();
         assert!(sandbox.join("new/er/x").exists());
-        for path in ["fifo", "link", "link/passwd", "file/x"] {
+        for path in ["fifo", "link", "link/passwd", "inner", "file/x"] {
             refused(&lab, &mut container, &format!("sandbox={path}:/y"), 63);
         }
         lab.assert_clean();
@@ -405,7 +410,7 @@ fn the_containers_of_a_pod_share_its_sandbox() {
         app.user(1000, 1000).ask(ask).start("sleep 1000");
         sidecar.user(2000, 2000).ask("parent=x:/s:ro;parent=x/y:/shared").start("sleep 1000");
         stranger.ask(ask).start("sleep 1000");
-        app.exec("echo app > /shared/f && stat -c %u /shared/f").ok();
+        app.exec("echo app > /shared/f && test $(stat -c %u /shared) = 1000").ok();
         sidecar.exec("cat /shared/f && ! touch /s/no && echo sidecar > /shared/g").ok();
         app.exec("cat /shared/g").ok();
         stranger.exec("test ! -e /shared/f").ok();
@@ -423,8 +428,12 @@ fn the_containers_of_a_pod_share_its_sandbox() {
         app.delete();
         sidecar.exec("cat /shared/f").ok();
         configure("0");
-        third.ask(ask).start("sleep 1000");
+        third.ask("parent=x:in;sandbox=in/y:/shared").start("sleep 1000");
         sidecar.delete();
+        third.exec("cat /shared/f").ok();
+        // Neither one whose sandbox is not kept takes it from the others, nor gc.
+        app.start("sleep 1000").delete();
+        lab.cli(&["gc"]).ok();
         third.exec("cat /shared/f").ok();
         third.delete();
         assert!(!folder.join(&shared[0]).exists(), "the last one whose sandbox is not kept");
@@ -487,6 +496,7 @@ fn the_errors_of_mesos_rules() {
             ("HP4", "linux", host_path("/../../etc"), 37),
             ("HP5", "shared", host_path(&below("private")), 54),
             ("HP6", "linux", format!("host={}:/x:bidirectional", below("private")), 56),
+            ("HP6", "linux", format!("host={}/made:/x:bidirectional", lab.dir.display()), 43),
             ("HP7", "linux", format!("host={}/read:/x", lab.dir.display()), 43),
             ("SP1", "posix", "sandbox=x:y".to_owned(), 53),
             ("SP2", "linux", sandbox_path(json!("SELF"), "/absolute"), 37),
@@ -523,6 +533,7 @@ fn default_container_info_is_for_those_who_ask_for_nothing() {
         let configure = |volumes: &Value, token: Option<&str>| {
             lab.configure(json!({ "isolation": "filesystem/linux", "request_token": token,
                 "host_paths": [{ "path": lab.dir.join("host"), "roles": ["default"], "mode": "RO" }],
+                "managers": { "local": [lab.dir.join("bundles")], "cri-o": [lab.dir.join("crio")] },
                 "default_container_info": { "type": "MESOS", "volumes": volumes } }));
         };
         lab.volume("db");
@@ -551,6 +562,11 @@ fn default_container_info_is_for_those_who_ask_for_nothing() {
         other.spec["root"]["path"] = json!(other.rootfs());
         other.bundle = bundle;
         other.run_shell("test ! -e /d").ok();
+        let mut infra = lab.container(runtime, "infra").in_pod(&lab, &"a".repeat(64));
+        infra
+            .annotate("io.kubernetes.cri-o.ContainerType", "sandbox")
+            .annotate("io.kubernetes.cri-o.ContainerID", "infra");
+        infra.run_shell("test ! -e /d").ok();
         // A default that cannot be had is no default.
         configure(&json!([{ "container_path": "/d", "mode": "RW", "host_path": "/srv/not-listed" }]), None);
         assert_ne!(lab.container(runtime, "c").run_shell("echo STARTED").code, 0);
