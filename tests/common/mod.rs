@@ -645,7 +645,7 @@ pub fn hook(program: &str, config: &Path, state: &[u8]) -> Ran {
     run_with(Command::new("timeout").args(["30", program, "--config"]).arg(config), state)
 }
 
-fn spec() -> Value {
+pub fn spec() -> Value {
     json!({
         "ociVersion": "1.0.2",
         "process": {
