@@ -24,16 +24,6 @@ fn each(test: fn(Runtime)) {
     }
 }
 
-/// An executable script. Registered in place of a hook, its `"$@"` are the hook's arguments.
-fn script(lab: &Lab, name: &str, text: &str) -> String {
-    let path = lab.dir.join(name);
-    // Not by this process: a child of another test would inherit the descriptor, and the file would be "busy".
-    let write = format!("cat > '{0}' && chmod 755 '{0}'", path.display());
-    let text = format!("#!/bin/sh\nPATH=/usr/bin:/bin:/usr/sbin:/sbin\n{text}\n");
-    run_with(Command::new("sh").args(["-c", &write]), text.as_bytes()).ok();
-    path.to_str().unwrap().to_owned()
-}
-
 /// A root filesystem without its programs.
 fn look(rootfs: &Path) -> BTreeMap<String, String> {
     let mut all = manifest(rootfs);

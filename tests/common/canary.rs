@@ -35,6 +35,11 @@ impl Canary {
         Canary { dir, before }
     }
 
+    /// What it is from now on, after the test itself has changed it.
+    pub fn look_again(&mut self) {
+        self.before = inodes(&self.dir);
+    }
+
     pub fn changes(&self) -> Vec<String> {
         let now = inodes(&self.dir);
         let paths: std::collections::BTreeSet<&PathBuf> = self.before.keys().chain(now.keys()).collect();
