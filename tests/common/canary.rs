@@ -40,12 +40,13 @@ impl Canary {
         self.before = inodes(&self.dir);
     }
 
-    pub fn changes(&self) -> Vec<String> {
+    /// Paths that are not what they were, and how.
+    pub fn changes(&self) -> BTreeMap<PathBuf, String> {
         let now = inodes(&self.dir);
         let paths: std::collections::BTreeSet<&PathBuf> = self.before.keys().chain(now.keys()).collect();
         let change = |path: &PathBuf| {
             let (before, now) = (self.before.get(path), now.get(path));
-            (before != now).then(|| format!("{}: {before:?} is {now:?}", path.display()))
+            (before != now).then(|| (path.clone(), format!("{before:?} is {now:?}")))
         };
         paths.into_iter().filter_map(change).collect()
     }
