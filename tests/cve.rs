@@ -230,7 +230,7 @@ fn cve_2024_45310() {
         let a = container.rootfs().join("a");
         fs::create_dir_all(a.join("x")).unwrap();
         container.ask("db:/a/x/new/deep").shell("echo STARTED");
-        let ran = meanwhile(&lab, &mut container, "mkdirat", "\".fs-isolator.", || swap(&a, &canary.dir));
+        let ran = meanwhile(&lab, &mut container, "mkdirat", ".fs-isolator.", || swap(&a, &canary.dir));
         assert!(ran.code != 0 && !ran.out.contains("STARTED"), "{ran:?}");
         canary.assert_untouched();
         let _ = fs::remove_dir_all(lab.runtime_dir().join("log"));
