@@ -195,6 +195,12 @@ fn cve_2026_41579() {
                 changes.retain(|path, _| !by_runtime(path));
                 assert!(changes.is_empty(), "{link} {path}: {changes:#?}");
             }
+            // A link of which the runtime makes nothing: what it leads to in the image is what counts.
+            symlink(&to, rootfs.join("link")).unwrap();
+            fs::create_dir_all(rootfs.join(canary.dir.strip_prefix("/").unwrap()).join("x/empty")).unwrap();
+            fs::create_dir_all(rootfs.join("real/empty")).unwrap();
+            container.ask("db:/link/empty").run_shell("touch /link/empty/f").ok();
+            assert!(volume.join("f").exists(), "{link}");
             let _ = fs::remove_dir_all(lab.runtime_dir().join("log"));
             lab.assert_clean();
         }

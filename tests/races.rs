@@ -575,15 +575,20 @@ fn mounts() {
         let bundle = rootfs.parent().unwrap();
         fs::write(bundle.join("config.json"), spec().to_string()).unwrap();
         let bundle = Bundle::open(text(bundle), &arena.proc_fds).unwrap();
-        let asked = "db:/a/x/empty;db:/a/x/new;db:/sub/new:subpath=a/x;db:a/x/new";
-        let annotations = HashMap::from([("io.fs-isolator.volumes".to_owned(), asked.to_owned())]);
-        let plan = intake::plan("c", &annotations, &bundle.path, &bundle.config, &arena.config).unwrap().unwrap();
+        let plan = |asked: &str| {
+            let annotations = HashMap::from([("io.fs-isolator.volumes".to_owned(), asked.to_owned())]);
+            intake::plan("c", &annotations, &bundle.path, &bundle.config, &arena.config).unwrap().unwrap()
+        };
+        // Each alone as well: a later one that is refused takes out those before it.
+        let plans =
+            ["db:/a/x/empty", "db:/a/x/new;db:/sub/new:subpath=a/x;db:a/x/new", "db:/a/x/empty;db:a/x/new"].map(plan);
+        let mut plans = plans.iter().cycle();
         let host_root = HostRoot::find(&bundle.fd, &bundle.path, "rootfs").unwrap();
         let ours = || {
             let mut record = arena.record(&rootfs);
             let disks = Disks::new(&arena.config);
             let mut job = Job {
-                plan: &plan,
+                plan: plans.next().unwrap(),
                 config: &arena.config,
                 live: &arena.live,
                 home: &arena.home,
