@@ -58,7 +58,7 @@ const MOUNTS: u32 = 2_000;
 const STARTS: [u32; 2] = [40, 2_000];
 
 /// A control that got outside so often has shown what it should.
-const ENOUGH: u32 = 100;
+const ENOUGH: u32 = 20;
 
 // The attack.
 
