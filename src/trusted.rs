@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -27,7 +27,7 @@ pub enum Missing {
 }
 
 /// A trusted directory, open as a place (`O_PATH`).
-pub type Directory = Rc<OwnedFd>;
+pub type Directory = Arc<OwnedFd>;
 
 thread_local! {
     /// Directories that were opened and checked, by path, where that is remembered.
@@ -73,7 +73,7 @@ pub fn open_place(path: &Path) -> Result<Option<OwnedFd>> {
 /// As [`open_dir`].
 pub fn open_dir_below(base: &Directory, shown: &Path, names: &[&str], missing: Missing) -> Result<Option<Directory>> {
     let names: Vec<&Path> = names.iter().map(Path::new).collect();
-    descend(Rc::clone(base), shown, &names, missing)
+    descend(Arc::clone(base), shown, &names, missing)
 }
 
 /// Opens `/`, and tells which components lead on from there.
@@ -104,10 +104,10 @@ fn passed(path: &Path) -> Option<Directory> {
 }
 
 fn pass(path: &Path, open: OwnedFd) -> Directory {
-    let open = Rc::new(open);
+    let open = Arc::new(open);
     PASSED.with_borrow_mut(|passed| {
         if let Some(passed) = passed {
-            passed.insert(path.to_owned(), Rc::clone(&open));
+            passed.insert(path.to_owned(), Arc::clone(&open));
         }
     });
     open

@@ -28,7 +28,7 @@ use fs_isolator::container::{Identity, Manager};
 use fs_isolator::init::{Life, Live};
 use fs_isolator::intake::{self, Bundle};
 use fs_isolator::isolator::{self, Job};
-use fs_isolator::mountpoint::{Base as Below, MountPoints};
+use fs_isolator::mountpoint::{Base as Below, Kind, MountPoints};
 use fs_isolator::plan::Missing;
 use fs_isolator::record::{self, Base, Header, Line, Record, Within};
 use fs_isolator::request::container_path::ContainerPath;
@@ -319,8 +319,8 @@ fn a_container_path() {
             let mut record = record.borrow_mut();
             let mut points = MountPoints { runtime: &arena.runtime, record: &mut record, proc_fds: &arena.proc_fds };
             let owner = (0, 0);
-            let base = Below { fd: &fd, within: Within::Root, path: Some(&root), resolve: Resolve::InRoot, owner };
-            match points.directory(&base, &path, &missing) {
+            let base = Below { fd: &fd, within: Within::Root, resolve: Resolve::InRoot, owner };
+            match points.place(&base, &path, Kind::Directory, &missing).map(|(place, _)| place) {
                 Ok(found) => arena.is_below(&root, found),
                 Err(_) => Came::Refused,
             }
@@ -349,7 +349,7 @@ fn the_parent_of_a_mount_point() {
             let mut record = record.borrow_mut();
             if round % 1000 == 0 {
                 arena.undo(record.take().unwrap());
-                tree::empty(&arena.runtime.mount_points).unwrap();
+                tree::empty(arena.runtime.mount_points().unwrap()).unwrap();
                 record.replace(arena.record(&root));
             }
             round += 1;
@@ -404,8 +404,8 @@ fn a_mount_point_that_is_removed() {
 fn make(arena: &Arena, (root, fd): (&Path, &OwnedFd), path: &ContainerPath, record: &mut Record) -> Came {
     let mut points = MountPoints { runtime: &arena.runtime, record, proc_fds: &arena.proc_fds };
     let owner = (1000, 1000);
-    let base = Below { fd, within: Within::Root, path: Some(root), resolve: Resolve::InRoot, owner };
-    match points.directory(&base, path, &Missing::Make) {
+    let base = Below { fd, within: Within::Root, resolve: Resolve::InRoot, owner };
+    match points.place(&base, path, Kind::Directory, &Missing::Make).map(|(place, _)| place) {
         Ok(found) => arena.is_below(root, found),
         Err(_) => Came::Refused,
     }
@@ -450,8 +450,10 @@ fn a_directory_of_a_sandbox() {
         let ours = || {
             round += 1;
             let came = if round % RECORDED != 0 {
-                match sandbox::make_directory(&fd, &made, |made, _| sys::chown(made, 1000, 1000)) {
-                    Ok(()) => Came::Inside,
+                match tree::make(&fd, &made.relative(), Resolve::BeneathNoLinksNoMounts, |made, _| {
+                    sys::chown(made, 1000, 1000)
+                }) {
+                    Ok(_) => Came::Inside,
                     Err(_) => Came::Refused,
                 }
             } else {
@@ -459,8 +461,8 @@ fn a_directory_of_a_sandbox() {
                 let mut points =
                     MountPoints { runtime: &arena.runtime, record: &mut record, proc_fds: &arena.proc_fds };
                 let resolve = Resolve::BeneathNoLinks;
-                let base = Below { fd: &fd, within: Within::Root, path: None, resolve, owner: (1000, 1000) };
-                let came = match points.directory(&base, &made, &Missing::Make) {
+                let base = Below { fd: &fd, within: Within::Root, resolve, owner: (1000, 1000) };
+                let came = match points.place(&base, &made, Kind::Directory, &Missing::Make).map(|(place, _)| place) {
                     Ok(found) => arena.is_below(&sandbox, found),
                     Err(_) => Came::Refused,
                 };
@@ -507,7 +509,7 @@ fn a_link_in_a_working_directory() {
             record.add(sandbox).unwrap();
             let mut points = MountPoints { runtime: &arena.runtime, record: &mut record, proc_fds: &arena.proc_fds };
             let (resolve, within) = (Resolve::BeneathNoLinks, Within::Sandbox);
-            let base = Below { fd: &fd, within, path: None, resolve, owner: (7, 8) };
+            let base = Below { fd: &fd, within, resolve, owner: (7, 8) };
             points.link(&base, &link, Path::new("/volume")).unwrap();
             arena.undo(record);
             let _ = sys::unlink_at(&parent, "data".as_ref(), false);

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
@@ -128,7 +129,7 @@ impl<'c> Disks<'c> {
         }
         let what = self.config.disk(name)?;
         let fd = match what.kind {
-            Kind::Mount => Some(Rc::new(open_mount(&what)?)),
+            Kind::Mount => Some(Arc::new(open_mount(&what)?)),
             Kind::Root | Kind::Path => trusted::open_dir(&what.root, missing)?,
         };
         let Some(fd) = fd else { return Ok(None) };
