@@ -223,7 +223,10 @@ fn raw_statx(dir: BorrowedFd<'_>, name: &CStr, flags: libc::c_int, mask: u32) ->
     let answer = unsafe { libc::statx(dir.as_raw_fd(), name.as_ptr(), flags, mask, buffer.as_mut_ptr()) };
     Errno::result(answer)?;
     // SAFETY: zeroed, then filled by the kernel; every bit pattern is a valid statx.
-    Ok(unsafe { buffer.assume_init() })
+    let raw = unsafe { buffer.assume_init() };
+    // glibc makes do with fstatat(2), which knows neither births nor mounts: files would be others than they were.
+    let asked = mask & libc::STATX_MNT_ID;
+    if raw.stx_mask & asked == asked { Ok(raw) } else { Err(Errno::ENOSYS) }
 }
 
 fn to_stat(raw: &libc::statx) -> Stat {

@@ -340,6 +340,22 @@ fn slave_that_cannot_be_given_back_is_told() {
     });
 }
 
+// libc makes do without statx(2), and does not know mounts then.
+#[test]
+fn a_kernel_without_statx_is_refused() {
+    on(Host::Shared, || {
+        let lab = Lab::new("filesystem/linux");
+        lab.volume("db");
+        let mut container = lab.container(Runtime::Runc, "c");
+        container.hooks(&lab.config(), &[("prestart", "/usr/bin/strace")]).ask("db:/d");
+        container.spec["hooks"]["prestart"][0]["args"] =
+            json!(["strace", "-o", "/dev/null", "-e", "inject=statx:error=ENOSYS", PRESTART, "--config", lab.config()]);
+        let ran = container.run_shell("true").failed();
+        assert!(ran.err.contains("[exit 64]"), "{ran:?}");
+        lab.assert_clean();
+    });
+}
+
 // What was mounted on the host when the container started, between its hooks, and later: all of it is there.
 #[test]
 fn host_mounts_of_every_moment_are_there() {
