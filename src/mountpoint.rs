@@ -371,21 +371,20 @@ pub fn release(runtime: &RuntimeDir, base: Option<&OwnedFd>, record: &str, place
         None => None,
         Some(base) => open_parent(base, place)?,
     };
+    let doing = || format!("{} in /{}", place.name, place.parent);
     if let Some(directory) = directory
-        && let Ok(there) = sys::stat_at(&directory, &place.name)
+        && let Some(there) = sys::if_there(sys::stat_at(&directory, &place.name)).because(Cause::UndoIncomplete, doing)?
         && File::of(&there) == file
     {
         remove_name(&directory, &place.name, &there)
-            .because(Cause::UndoIncomplete, || format!("{} in /{}", place.name, place.parent))?;
+            .because(Cause::UndoIncomplete, doing)?;
     }
     holders.remove(runtime.mount_points()?)
 }
 
 fn open_parent(base: &OwnedFd, place: &Place) -> Result<Option<OwnedFd>> {
     let parent = if place.parent.is_empty() { "." } else { &place.parent };
-    match sys::open_place(base, Path::new(parent), Resolve::BeneathNoLinksNoMounts) {
-        // It was replaced or moved: then what was made is not there any more.
-        Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EXDEV) => Ok(None),
-        answer => answer.because(Cause::UndoIncomplete, || format!("{parent} cannot be opened")).map(Some),
-    }
+    // Replaced or moved, what was made is not there any more.
+    sys::if_there(sys::open_place(base, Path::new(parent), Resolve::BeneathNoLinksNoMounts))
+        .because(Cause::UndoIncomplete, || format!("{parent} cannot be opened"))
 }

@@ -6,6 +6,8 @@
 //! what the container must have.
 #![forbid(unsafe_code)]
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Isolator, disks};
@@ -70,6 +72,15 @@ pub struct Place {
     pub parent: String,
     /// Name in that directory.
     pub name: String,
+}
+
+impl Place {
+    /// Whether it lies in what is at another place.
+    #[must_use]
+    pub fn is_below(&self, other: &Place) -> bool {
+        let above = Path::new(&other.parent).join(&other.name);
+        self.within == other.within && Path::new(&self.parent).starts_with(above)
+    }
 }
 
 /// A later line.

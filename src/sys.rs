@@ -123,6 +123,19 @@ pub fn open_path(dir: impl AsFd, path: &Path, resolve: Resolve) -> Result<OwnedF
     open_below(dir, path, OFlag::O_PATH, resolve)
 }
 
+/// Tells what is gone, replaced or on a filesystem that has died (`None`) from what cannot be looked at right now: that may
+/// still be there.
+///
+/// # Errors
+/// Whatever the answer is otherwise.
+pub fn if_there<T>(answer: Result<T>) -> Result<Option<T>> {
+    use Errno::{ELOOP, ENOENT, ENOTCONN, ENOTDIR, ESTALE, EXDEV};
+    match answer {
+        Err(error) if [ENOENT, ENOTDIR, ELOOP, EXDEV, ENOTCONN, ESTALE].contains(&error.errno) => Ok(None),
+        answer => answer.map(Some),
+    }
+}
+
 /// Opens a directory to read its entries or to lock it.
 ///
 /// # Errors

@@ -7,10 +7,10 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use crate::config::Config;
-use crate::error::{Cause, Error, Result};
+use crate::error::{Because, Cause, Error, Result};
 use crate::lease::{self, Leases};
 use crate::mountpoint;
-use crate::record::{Base, Line, Record, Within};
+use crate::record::{Base, Line, Place, Record, Within};
 use crate::request::names::Role;
 use crate::runtime_dir::{Open, RuntimeDir};
 use crate::sandbox;
@@ -60,24 +60,39 @@ fn undo_lines(runtime: &RuntimeDir, record: &Record, from: usize, config: &Confi
     let Some(header) = &record.header else { return errors };
     let (before, lines) = record.lines.split_at(from.min(record.lines.len()));
     let done = lines.iter().any(|line| matches!(line, Line::Done { .. }));
-    let root = open_base(&header.root);
-    let sandbox = record.lines.iter().find_map(|line| match line {
-        Line::Sandbox { path, .. } => sys::open_place(sys::cwd(), Path::new(path), Resolve::NoLinks).ok(),
+    let path = record.lines.iter().find_map(|line| match line {
+        Line::Sandbox { path, .. } => Some(path),
         _ => None,
     });
+    let (root, sandbox) = match (open_base(&header.root), path.map_or(Ok(None), |path| open_sandbox(path))) {
+        (Ok(root), Ok(sandbox)) => (root, sandbox),
+        // What was made there may still be there: nothing is forgotten.
+        (root, sandbox) => {
+            keep(root.map(drop));
+            keep(sandbox.map(drop));
+            return errors;
+        }
+    };
     let base = |within: Within| match within {
         Within::Root => root.as_ref(),
         Within::Sandbox => sandbox.as_ref(),
     };
+    // What is still there, and with it all above: that is not given up because it is not empty.
+    let mut stays: Vec<&Place> = Vec::new();
     for line in lines.iter().rev() {
         match line {
             Line::Making { place, temporary } => {
                 if let Some(base) = base(place.within) {
-                    keep(mountpoint::remove_temporary(base, place, temporary));
+                    let removed = mountpoint::remove_temporary(base, place, temporary);
+                    stays.extend(removed.is_err().then_some(place));
+                    keep(removed);
                 }
             }
+            Line::Made { place, .. } | Line::Hold { place, .. } if stays.iter().any(|other| other.is_below(place)) => {}
             Line::Made { place, file, .. } | Line::Hold { place, file } => {
-                keep(mountpoint::release(runtime, base(place.within), &record.name, place, *file));
+                let released = mountpoint::release(runtime, base(place.within), &record.name, place, *file);
+                stays.extend(released.is_err().then_some(place));
+                keep(released);
             }
             Line::MakingVolume { disk, role, temporary } => keep(discard_volume(config, disk, role, temporary)),
             // What was held before is held on.
@@ -112,9 +127,17 @@ fn touch(sandbox: &Path) {
 }
 
 /// Opens a directory of the record, if it is still the same one: a root filesystem may be unmounted by now.
-fn open_base(base: &Base) -> Option<OwnedFd> {
-    let fd = sys::open_place(sys::cwd(), Path::new(&base.path), Resolve::NoMagic).ok()?;
-    (sys::stat(&fd).ok()?.id == base.id).then_some(fd)
+fn open_base(base: &Base) -> Result<Option<OwnedFd>> {
+    let doing = || base.path.clone();
+    let fd = sys::if_there(sys::open_place(sys::cwd(), Path::new(&base.path), Resolve::NoMagic));
+    let Some(fd) = fd.because(Cause::UndoIncomplete, doing)? else { return Ok(None) };
+    let is_it = sys::stat(&fd).because(Cause::UndoIncomplete, doing)?.id == base.id;
+    Ok(is_it.then_some(fd))
+}
+
+fn open_sandbox(path: &str) -> Result<Option<OwnedFd>> {
+    sys::if_there(sys::open_place(sys::cwd(), Path::new(path), Resolve::NoLinks))
+        .because(Cause::UndoIncomplete, || path.to_owned())
 }
 
 fn discard_volume(config: &Config, disk: &str, role: &Role, temporary: &str) -> Result<()> {

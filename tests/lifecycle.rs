@@ -414,6 +414,32 @@ fn poststop_needs_neither_bundle_nor_rootfs() {
     });
 }
 
+// What cannot be looked at right now is not gone, and what is above it does not go before it.
+#[test]
+fn poststop_forgets_nothing_that_it_cannot_look_at() {
+    each(|runtime| {
+        let lab = Lab::with(json!({ "isolation": "filesystem/linux", "sandbox_retention": "0" }));
+        lab.volume("db");
+        let mut container = lab.container(runtime, "c");
+        let rootfs = look(&container.rootfs());
+        container.hooks(&lab.config(), &[("prestart", PRESTART)]).ask("db:/a/b/c");
+        for (path, call) in [(".", "openat2"), ("a/b", "unlinkat")] {
+            container.start("sleep 1000");
+            kill(&container);
+            container.delete();
+            let path = container.rootfs().join(path).canonicalize().unwrap();
+            let mut poststop = Command::new("strace");
+            poststop.args(["-o", "/dev/null", "-P"]).arg(path).args(["-e", &format!("inject={call}:error=EMFILE")]);
+            poststop.args([POSTSTOP, "--config"]).arg(lab.config());
+            let state = stopped(&container).to_string();
+            assert_eq!(run_with(&mut poststop, state.as_bytes()).code, 62, "{call}");
+            assert!(container.rootfs().join("a/b").exists(), "{call}");
+            hook(POSTSTOP, &lab.config(), state.as_bytes()).ok();
+            assert_no_trace(&lab, &container, &rootfs);
+        }
+    });
+}
+
 // Hooks that are killed.
 
 /// A hook that is killed as it enters the Nth call of one kind.
