@@ -226,7 +226,8 @@ impl Drop for Home<'_> {
 pub fn come_back(home: &OwnedFd) {
     if let Err(error) = sys::enter_mount_namespace(home) {
         // Nothing this process does from here on would be on the host. It must not go on.
-        let error = Error::new(Cause::AttachFailed, format!("the host's mount namespace cannot be entered again: {error}"));
+        let error =
+            Error::new(Cause::AttachFailed, format!("the host's mount namespace cannot be entered again: {error}"));
         eprintln!("fs-isolator: {error}");
         std::process::exit(i32::from(error.cause().code()));
     }

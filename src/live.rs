@@ -63,7 +63,23 @@ impl Container<'_> {
                 _ => break record,
             }
         };
-        Ok(Container { running, bundle, live, home, proc_fds, runtime, record })
+        let mut container = Container { running, bundle, live, home, proc_fds, runtime, record };
+        container.undo_unfinished(config)?;
+        Ok(container)
+    }
+
+    /// Undoes what a command has begun that was killed, before it is forgotten.
+    fn undo_unfinished(&mut self, config: &Config) -> Result<()> {
+        let is_done = |line: &Line| matches!(line, Line::Done { .. });
+        let from = self.record.lines.iter().rposition(is_done).map_or(0, |done| done + 1);
+        if from == self.record.lines.len() {
+            return Ok(());
+        }
+        let left = undo::undo_from(&self.runtime, &mut self.record, from, config);
+        if !left.is_empty() {
+            return Err(first(left, "a command that was killed"));
+        }
+        self.record.compact(&self.runtime)
     }
 
     fn attachments(&self) -> Vec<Attached> {
@@ -227,7 +243,15 @@ impl Container<'_> {
         };
         match isolator::attach(&mut job) {
             Ok(Outcome { attached: new, .. }) => {
-                self.write_down(had.into_iter().chain(new.iter().cloned()).collect())?;
+                let written = self.write_down(had.into_iter().chain(new.iter().cloned()).collect());
+                if let Err(error) = written {
+                    // What nobody knows of cannot stay. The deepest were attached last.
+                    for one in new.iter().rev().filter(|one| !one.link) {
+                        self.take_out(one, &host_root).unwrap_or_else(|left| log::error!("{left}"));
+                    }
+                    self.undo_unfinished(config)?;
+                    return Err(error);
+                }
                 Ok(new)
             }
             Err(error) => {
@@ -261,9 +285,10 @@ impl Container<'_> {
         }
         let host_root = self.host_root()?;
         for one in attached.iter().filter(|one| !one.link) {
-            self.find_mount(one, &host_root)
-                .and_then(|found| self.refuse_users(&found, one))
-                .map_err(|e| e.volume(&one.label))?;
+            let named = |error: Error| error.volume(&one.label);
+            if let Some(found) = self.find_mount(one, &host_root).map_err(named)? {
+                self.refuse_users(&found, one).map_err(named)?;
+            }
         }
         Ok(())
     }
@@ -280,13 +305,7 @@ impl Container<'_> {
         for one in order {
             let named = |error: Error| error.volume(&one.label);
             if !one.link {
-                let found = self.find_mount(one, &host_root).map_err(named)?;
-                let inside = self.enter(&host_root)?;
-                let detached = attach::detach(&found, &self.proc_fds);
-                drop(inside);
-                detached
-                    .because(Cause::AttachFailed, || format!("{} cannot be detached", one.target))
-                    .map_err(named)?;
+                self.take_out(one, &host_root).map_err(named)?;
             }
             let left: Vec<Attached> = self.attachments().into_iter().filter(|other| other != one).collect();
             self.release(&host_root, &base, one, &left).map_err(named)?;
@@ -299,18 +318,23 @@ impl Container<'_> {
         Inside::enter(&self.live, &self.home, host_root, Phase::Running)
     }
 
-    fn find_mount(&self, attached: &Attached, host_root: &HostRoot) -> Result<OwnedFd> {
+    fn take_out(&self, attached: &Attached, host_root: &HostRoot) -> Result<()> {
+        let Some(found) = self.find_mount(attached, host_root)? else { return Ok(()) };
+        let inside = self.enter(host_root)?;
+        let detached = attach::detach(&found, &self.proc_fds);
+        drop(inside);
+        detached.because(Cause::AttachFailed, || format!("{} cannot be detached", attached.target))
+    }
+
+    /// `None` where the volume is not there any more: a command that was killed, or the container, has taken it out.
+    fn find_mount(&self, attached: &Attached, host_root: &HostRoot) -> Result<Option<OwnedFd>> {
         let doing = || format!("{} cannot be looked at", attached.target);
         let inside = self.enter(host_root)?;
         let relative = attached.target.trim_start_matches('/');
-        let found =
-            sys::open_path(&inside.root, Path::new(relative), Resolve::InRoot).because(Cause::NotAttached, doing)?;
-        let stat = sys::stat(&found).because(Cause::NotAttached, doing)?;
-        if !stat.mount_root || stat.id != attached.id {
-            let what = format!("{} in the container is not the volume any more", attached.target);
-            return Err(Error::new(Cause::NotAttached, what));
-        }
-        Ok(found)
+        let found = sys::if_there(sys::open_path(&inside.root, Path::new(relative), Resolve::InRoot));
+        let Some(found) = found.because(Cause::AttachFailed, doing)? else { return Ok(None) };
+        let stat = sys::stat(&found).because(Cause::AttachFailed, doing)?;
+        Ok((stat.mount_root && stat.id == attached.id).then_some(found))
     }
 
     /// On the host, whose /proc shows all processes. One that comes between this look and the detaching goes on with the

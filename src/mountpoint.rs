@@ -373,7 +373,8 @@ pub fn release(runtime: &RuntimeDir, base: Option<&OwnedFd>, record: &str, place
     };
     let doing = || format!("{} in /{}", place.name, place.parent);
     if let Some(directory) = directory
-        && let Some(there) = sys::if_there(sys::stat_at(&directory, &place.name)).because(Cause::UndoIncomplete, doing)?
+        && let Some(there) =
+            sys::if_there(sys::stat_at(&directory, &place.name)).because(Cause::UndoIncomplete, doing)?
         && File::of(&there) == file
     {
         remove_name(&directory, &place.name, &there)

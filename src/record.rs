@@ -420,6 +420,7 @@ impl Record {
     /// # Errors
     /// [`Cause::RuntimeDir`].
     pub fn remove(self, runtime: &RuntimeDir) -> Result<()> {
+        self.file.remove_replacement(runtime)?;
         self.file.remove(&runtime.records)
     }
 }

@@ -206,7 +206,7 @@ impl Locked {
     /// [`Cause::RuntimeDir`].
     pub fn replace(&mut self, runtime: &RuntimeDir, text: &str) -> Result<()> {
         let doing = || format!("{} under runtime_dir cannot be written anew", self.name);
-        let temporary = format!("{RESERVED}{}", std::process::id());
+        let temporary = self.temporary();
         let flags = OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_TRUNC;
         // Not among the records: nobody may take it for one.
         let fd = sys::open_file_at(&runtime.root, &temporary, flags, 0o600).because(Cause::RuntimeDir, doing)?;
@@ -216,6 +216,25 @@ impl Locked {
         sys::rename_to(&runtime.root, &temporary, &runtime.records, &self.name).because(Cause::RuntimeDir, doing)?;
         self.file = file;
         Ok(())
+    }
+
+    /// The name under which it is written anew: always the same, so that one of which the writer was killed is found again.
+    fn temporary(&self) -> String {
+        let end = self.name.get(self.name.len().saturating_sub(240)..).unwrap_or(&self.name);
+        format!("{RESERVED}{end}")
+    }
+
+    /// Removes what [`Locked::replace`] has left if it was killed.
+    ///
+    /// # Errors
+    /// [`Cause::RuntimeDir`].
+    pub fn remove_replacement(&self, runtime: &RuntimeDir) -> Result<()> {
+        match sys::unlink_at(&runtime.root, self.temporary().as_ref(), false) {
+            Err(error) if error.errno == Errno::ENOENT => Ok(()),
+            answer => {
+                answer.because(Cause::RuntimeDir, || format!("{} under runtime_dir cannot be removed", self.name))
+            }
+        }
     }
 
     /// Removes the file; others that wait for its lock will notice.
