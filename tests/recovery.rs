@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use common::*;
 use fs_isolator::sandbox;
@@ -18,43 +17,6 @@ fn each(test: fn(Runtime)) {
     for runtime in RUNTIMES {
         on(Host::Shared, move || test(runtime));
     }
-}
-
-/// Runs a command that is killed at the Nth of one system call; whether it was.
-fn killed(lab: &Lab, call: &str, nth: usize, arguments: &[&str]) -> bool {
-    let inject = format!("inject={call}:signal=KILL:when={nth}");
-    let trace = lab.dir.join("trace");
-    let mut command = Command::new("strace");
-    command.args(["-f", "-o"]).arg(&trace).args(["-e", &format!("trace={call}"), "-e", &inject, CLI, "--config"]);
-    run_with(command.arg(lab.config()).args(arguments), b"");
-    let killed = fs::read_to_string(&trace).unwrap().contains("killed by SIGKILL");
-    fs::remove_file(trace).unwrap();
-    killed
-}
-
-/// Runs a command again and again, killed at each call of each kind; how often it was.
-fn at_every(
-    lab: &Lab,
-    calls: &[&str],
-    arguments: &[&str],
-    mut before: impl FnMut(),
-    mut after: impl FnMut(&str),
-) -> usize {
-    let mut kills = 0;
-    for call in calls {
-        let mut nth = 1;
-        loop {
-            before();
-            if !killed(lab, call, nth, arguments) {
-                break;
-            }
-            after(&format!("{call} {nth}"));
-            kills += 1;
-            nth += 1;
-        }
-        assert!(nth > 1, "{call} does not occur");
-    }
-    kills
 }
 
 /// A volume with something in it.
@@ -74,77 +36,6 @@ fn content(volume: &Path) -> BTreeMap<String, String> {
         *value = value.split(' ').enumerate().filter(|(i, _)| *i != 2).map(|(_, w)| w).collect::<Vec<_>>().join(" ")
     });
     all
-}
-
-// Killed anywhere, there is the whole volume or none, and gc finishes what is left.
-#[test]
-fn a_killed_destruction_leaves_the_volume_or_a_remainder() {
-    on(Host::Private, || {
-        let lab = Lab::new("filesystem/linux");
-        let other = lab.volume("other");
-        fill(&other);
-        let kept = manifest(&other);
-        let volume = lab.volume("db");
-        fill(&volume);
-        let whole = content(&volume);
-        let kills = at_every(
-            &lab,
-            &["mkdirat", "flock", "renameat2", "unlinkat"],
-            &["volume", "destroy", "--yes", "db"],
-            || {
-                if !volume.exists() {
-                    lab.volume("db");
-                    fill(&volume);
-                }
-            },
-            |what| {
-                if volume.exists() {
-                    assert_eq!(content(&volume), whole, "{what}");
-                } else {
-                    // Whoever asks for it hears that there is none.
-                    assert_eq!(lab.cli(&["volume", "inspect", "db"]).code, 41, "{what}");
-                }
-                lab.cli(&["gc"]).ok();
-                assert_eq!(volume.exists(), volume.join("f").exists(), "{what}");
-                assert_eq!(manifest(&other), kept, "{what}");
-                lab.assert_clean();
-            },
-        );
-        println!("destroy was killed {kills} times");
-        assert!(kills >= 12);
-        lab.assert_clean();
-    });
-}
-
-#[test]
-fn a_killed_destruction_of_a_mount_disk_is_finished() {
-    on(Host::Private, || {
-        let lab = Lab::new("filesystem/linux");
-        let nvme = lab.dir.join("nvme");
-        tmpfs(&nvme, MsFlags::empty());
-        lab.configure(json!({ "isolation": "filesystem/linux",
-                              "disks": [{ "name": "nvme", "type": "MOUNT", "mount": { "root": nvme } }] }));
-        let kills = at_every(
-            &lab,
-            &["fsetxattr", "unlinkat", "fremovexattr"],
-            &["volume", "destroy", "--yes", "db"],
-            || {
-                if lab.cli(&["volume", "inspect", "db"]).code == 41 {
-                    lab.cli(&["volume", "create", "--disk", "nvme", "db"]).ok();
-                    fill(&nvme);
-                }
-            },
-            |what| {
-                let there = lab.cli(&["volume", "inspect", "db"]).code == 0;
-                assert_eq!(there, nvme.join("a/b/c/f").exists() && there, "whole, or none: {what}");
-                lab.cli(&["gc"]).ok();
-                assert!(there || names(&nvme).is_empty(), "{what}");
-                lab.assert_clean();
-            },
-        );
-        println!("destroy was killed {kills} times");
-        umount(&nvme).unwrap();
-    });
 }
 
 /// Makes something look as if nobody had touched it for so long.
@@ -215,50 +106,6 @@ fn the_fuller_the_disk_the_sooner_sandboxes_go() {
     });
 }
 
-// A kill of gc leaves nothing that the next gc does not find, and takes nothing of a volume.
-#[test]
-fn a_killed_gc_is_finished_by_the_next() {
-    on(Host::Private, || {
-        let lab = Lab::with(json!({ "isolation": "filesystem/linux", "sandbox_retention": "1h" }));
-        let volume = lab.volume("db");
-        fill(&volume);
-        let kept = manifest(&volume);
-        let sandboxes = lab.work().join("sandboxes/local");
-        let sandbox = sandboxes.join("old.0123456789ab");
-        let kills = at_every(
-            &lab,
-            &["unlinkat", "openat"],
-            &["gc"],
-            || {
-                fs::create_dir_all(&sandbox).unwrap();
-                fill(&sandbox);
-                // What a posix container had, and what a careless hand mounted elsewhere.
-                let _ = std::os::unix::fs::symlink(&volume, sandbox.join("link"));
-                age(&sandbox, "2 hours ago");
-                // The remainder of a destruction has the inode of what was destroyed in its name.
-                let dead = lab.volume("dead");
-                fill(&dead);
-                let inode = fs::metadata(&dead).unwrap().ino();
-                fs::rename(&dead, dead.with_file_name(format!(".fs-isolator.destroyed.1.{inode:x}"))).unwrap();
-            },
-            |what| {
-                // Deleting touches what it deletes from: a sandbox that is half deleted is old all the same.
-                if sandbox.exists() {
-                    age(&sandbox, "2 hours ago");
-                }
-                lab.cli(&["gc"]).ok();
-                assert!(!sandbox.exists(), "{what}");
-                assert_eq!(names(volume.parent().unwrap()), ["db"], "{what}");
-                assert_eq!(manifest(&volume), kept, "{what}");
-                lab.assert_clean();
-            },
-        );
-        println!("gc was killed {kills} times");
-        assert!(kills > 10);
-        lab.cli(&["gc"]).ok();
-    });
-}
-
 // MESOS-7366, 8830, 9352: what is mounted in a sandbox is never deleted with it.
 #[test]
 fn mesos_7366_8830_9352_gc_never_deletes_through_a_mount() {
@@ -315,59 +162,6 @@ fn reconcile_undoes_what_is_dead_and_nothing_else() {
         live.exec("touch /e/g").ok();
         live.delete();
         lab.assert_clean();
-    });
-}
-
-// Killed anywhere, a prestart leaves nothing that reconcile does not find.
-#[test]
-fn a_killed_prestart_is_undone_by_reconcile() {
-    each(|runtime| {
-        let lab = Lab::with(json!({ "isolation": "filesystem/linux", "sandbox_retention": "0" }));
-        let (volume, other) = (lab.volume("db"), lab.volume("other"));
-        fill(&volume);
-        fill(&other);
-        let kept = [&volume, &other].map(|volume| manifest(volume));
-        let mut container = lab.container(runtime, "c");
-        let rootfs = manifest(&container.rootfs());
-        container.ask("db:data;other:/a/b").user(1000, 1000);
-        let owned = |volume: &Path| run("chown", &["0:0", volume.to_str().unwrap()]).ok();
-        let trace = lab.dir.join("trace");
-        let mut kills = 0;
-        for call in ["mkdirat", "flock", "write", "renameat2", "open_tree", "setns", "move_mount", "fchownat"] {
-            for nth in 1.. {
-                container.hooks(&lab.config(), &[("prestart", "/usr/bin/strace")]);
-                container.spec["hooks"]["prestart"][0]["args"] = json!([
-                    "strace",
-                    "-o",
-                    trace,
-                    "-e",
-                    format!("trace={call}"),
-                    "-e",
-                    format!("inject={call}:signal=KILL:when={nth}"),
-                    PRESTART,
-                    "--config",
-                    lab.config()
-                ]);
-                let ran = container.run_shell("true");
-                if !fs::read_to_string(&trace).unwrap().contains("killed by SIGKILL") {
-                    assert!(nth > 1, "{call} does not occur");
-                    lab.cli(&["reconcile"]).ok();
-                    break;
-                }
-                assert_ne!(ran.code, 0);
-                lab.cli(&["reconcile"]).ok();
-                // Mesos's rule may have given the roots of the volumes, and nothing else.
-                [&volume, &other].iter().for_each(|volume| drop(owned(volume)));
-                assert_eq!([&volume, &other].map(|volume| manifest(volume)), kept, "{call} {nth}");
-                assert_eq!(manifest(&container.rootfs()), rootfs, "{call} {nth}");
-                assert!(lab.sandboxes("local").is_empty(), "{call} {nth}: {:?}", lab.sandboxes("local"));
-                lab.assert_clean();
-                kills += 1;
-            }
-            [&volume, &other].iter().for_each(|volume| drop(owned(volume)));
-        }
-        println!("prestart was killed {kills} times");
-        assert!(kills > 30);
     });
 }
 

@@ -111,6 +111,9 @@ impl Ran {
     }
 }
 
+/// What a pipe takes at once, in bytes (pipe(7)).
+const PIPE: usize = 64 << 10;
+
 /// Runs a command with this on its standard input, for at most a minute.
 pub fn run_with(command: &mut Command, input: &[u8]) -> Ran {
     let mut child: Child = command
@@ -120,12 +123,19 @@ pub fn run_with(command: &mut Command, input: &[u8]) -> Ran {
         .spawn()
         .unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let mut stdin = child.stdin.take().unwrap();
-    let input = input.to_vec();
-    let writer = std::thread::spawn(move || {
-        let _ = stdin.write_all(&input);
-    });
+    // What fits into a pipe needs nobody to wait until it is read.
+    let writer = if input.len() <= PIPE {
+        let _ = stdin.write_all(input);
+        drop(stdin);
+        None
+    } else {
+        let input = input.to_vec();
+        Some(std::thread::spawn(move || drop(stdin.write_all(&input))))
+    };
     let output = child.wait_with_output().unwrap();
-    writer.join().unwrap();
+    if let Some(writer) = writer {
+        writer.join().unwrap();
+    }
     Ran {
         code: output.status.code().unwrap_or(-1),
         out: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -160,8 +170,17 @@ pub fn make_shared(at: &Path) {
     mount(None::<&str>, at, None::<&str>, MsFlags::MS_SHARED, None::<&str>).unwrap();
 }
 
+pub fn make_private(at: &Path) {
+    mount(None::<&str>, at, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+}
+
 /// Folder of all labs: below root's own directories, since a sticky /tmp is not trusted.
 const LABS: &str = "/var/lib/fs-isolator-tests";
+
+/// Keeps this test's labs in memory, where waiting for a disk to write takes no time.
+pub fn labs_in_memory() {
+    tmpfs(Path::new(LABS), MsFlags::empty());
+}
 
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
@@ -284,13 +303,20 @@ impl Lab {
         }
         leaks.extend(leases().iter().map(|name| format!("leases/{name}")));
         // Not through mounts of the test itself: a bind of / would lead to the labs of other tests.
-        let mut find = vec![self.dir.to_str().unwrap().to_owned()];
-        for point in mount_points_below(&self.dir) {
-            find.extend(["-path".to_owned(), point, "-prune".to_owned(), "-o".to_owned()]);
+        let mounted = mount_points_below(&self.dir);
+        let mut todo = vec![self.dir.clone()];
+        while let Some(directory) = todo.pop() {
+            for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if entry.file_name().to_string_lossy().starts_with(".fs-isolator.") {
+                    leaks.push(path.display().to_string());
+                }
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) && !mounted.iter().any(|at| Path::new(at) == path)
+                {
+                    todo.push(path);
+                }
+            }
         }
-        find.extend(["-name", ".fs-isolator.*", "-print"].map(str::to_owned));
-        let found = run("find", &find.iter().map(String::as_str).collect::<Vec<_>>()).out;
-        leaks.extend(found.lines().map(str::to_owned));
         if mount_table_without(&self.dir) != mount_table_of(&self.table, &self.dir) {
             leaks.push(format!("mounts on the host:\n{}", mount_table()));
         }
@@ -321,7 +347,7 @@ fn mount_table_without(without: &Path) -> Vec<String> {
 }
 
 /// Without mount ids and peer groups, which differ between looks.
-fn strip_ids(line: &str) -> String {
+pub fn strip_ids(line: &str) -> String {
     line.split(' ')
         .skip(2)
         .filter(|field| !field.starts_with("shared:") && !field.starts_with("master:"))
@@ -348,6 +374,9 @@ pub fn names(directory: &Path) -> Vec<String> {
     names
 }
 
+/// Larger files are told apart by size and time.
+const LARGE: u64 = 64 << 10;
+
 /// Everything below a directory with its type, mode, owner and content: to see that nothing changed.
 pub fn manifest(directory: &Path) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
@@ -359,6 +388,8 @@ pub fn manifest(directory: &Path) -> BTreeMap<String, String> {
             String::new()
         } else if stat.is_symlink() {
             fs::read_link(&path).unwrap().display().to_string()
+        } else if stat.len() > LARGE {
+            format!("{} bytes of {}.{}", stat.len(), stat.mtime(), stat.mtime_nsec())
         } else {
             fs::read(&path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
         };
@@ -548,7 +579,12 @@ impl Container {
     /// Starts it after it was created.
     #[track_caller]
     pub fn go(&self) {
-        run_with(&mut self.command("start", &[&self.id]), b"").ok();
+        self.try_to_go().ok();
+    }
+
+    /// Starts it after it was created, if its hooks let it.
+    pub fn try_to_go(&self) -> Ran {
+        run_with(&mut self.command("start", &[&self.id]), b"")
     }
 
     /// Creates it as a child of a process that never asks how its children ended: they stay zombies until that ends.
