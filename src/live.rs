@@ -359,8 +359,10 @@ impl Container<'_> {
             Line::Sandbox { path, .. } => Some(PathBuf::from(path)),
             _ => None,
         });
-        let in_root = sys::open_place(sys::cwd(), &host_root.path, Resolve::NoMagic).ok();
-        let in_sandbox = sandbox.and_then(|path| trusted_place(&path));
+        // What cannot be looked at now is not gone.
+        let in_root = sys::if_there(sys::open_place(sys::cwd(), &host_root.path, Resolve::NoMagic))
+            .because(Cause::UndoIncomplete, || host_root.path.display().to_string())?;
+        let in_sandbox = sandbox.map_or(Ok(None), |path| trusted_place(&path))?;
         // Its mount point, and what was made on the way to it and to nothing else that is left. The deepest first.
         let is_needed = |place: &Place, by: &Attached| {
             let above = match place.within {
@@ -422,7 +424,9 @@ fn check_against(plan: &mut Plan, had: &[Attached], config: &Config) -> Result<(
     Ok(())
 }
 
-fn trusted_place(path: &Path) -> Option<OwnedFd> {
-    let parent = trusted::open_dir(path.parent()?, trusted::Missing::Tell).ok()??;
-    sys::open_place(parent, Path::new(path.file_name()?), Resolve::BeneathNoLinks).ok()
+fn trusted_place(path: &Path) -> Result<Option<OwnedFd>> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
+    let Some(parent) = trusted::open_dir(parent, trusted::Missing::Tell)? else { return Ok(None) };
+    sys::if_there(sys::open_place(parent, Path::new(name), Resolve::BeneathNoLinks))
+        .because(Cause::UndoIncomplete, || path.display().to_string())
 }

@@ -377,8 +377,7 @@ pub fn release(runtime: &RuntimeDir, base: Option<&OwnedFd>, record: &str, place
             sys::if_there(sys::stat_at(&directory, &place.name)).because(Cause::UndoIncomplete, doing)?
         && File::of(&there) == file
     {
-        remove_name(&directory, &place.name, &there)
-            .because(Cause::UndoIncomplete, doing)?;
+        remove_name(&directory, &place.name, &there).because(Cause::UndoIncomplete, doing)?;
     }
     holders.remove(runtime.mount_points()?)
 }

@@ -238,8 +238,8 @@ fn raw_statx(dir: BorrowedFd<'_>, name: &CStr, flags: libc::c_int, mask: u32) ->
     // SAFETY: zeroed, then filled by the kernel; every bit pattern is a valid statx.
     let raw = unsafe { buffer.assume_init() };
     // glibc makes do with fstatat(2), which knows neither births nor mounts: files would be others than they were.
-    let asked = mask & libc::STATX_MNT_ID;
-    if raw.stx_mask & asked == asked { Ok(raw) } else { Err(Errno::ENOSYS) }
+    let mount = libc::STATX_MNT_ID | libc::STATX_MNT_ID_UNIQUE;
+    if mask & mount == 0 || raw.stx_mask & mount != 0 { Ok(raw) } else { Err(Errno::ENOSYS) }
 }
 
 fn to_stat(raw: &libc::statx) -> Stat {

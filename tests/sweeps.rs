@@ -260,7 +260,7 @@ impl Scene for Hooks {
 
     fn settle(&mut self, hit: &Hit) {
         let when = hit.to_string();
-        hit.assert_told();
+        hit.assert_told(&self.lab.log(&self.container.id));
         if let Some(init) = &self.init
             && init.lives()
         {
@@ -508,7 +508,7 @@ impl Scene for Live {
 
     fn settle(&mut self, hit: &Hit) {
         let when = hit.to_string();
-        hit.assert_told();
+        hit.assert_told("");
         // All is done by the time that it cannot be said.
         if hit.succeeded() || hit.ran.err.contains("standard output") {
             self.assert_done(&when);
@@ -604,7 +604,7 @@ impl Scene for Maintenance {
 
     fn settle(&mut self, hit: &Hit) {
         let when = hit.to_string();
-        hit.assert_told();
+        hit.assert_told("");
         (self.check)(&self.lab, &when, hit.succeeded());
         let gc = self.lab.cli(&["gc"]);
         assert_eq!(gc.code, 0, "{when}, then gc: {gc:?}");
