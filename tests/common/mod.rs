@@ -545,7 +545,8 @@ impl Container {
         fs::write(self.bundle.join("config.json"), self.spec.to_string()).unwrap();
     }
 
-    fn command(&self, verb: &str, arguments: &[&str]) -> Command {
+    /// A command of the runtime for it, below timeout(1).
+    pub fn command(&self, verb: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new("timeout");
         command.args(["60", self.runtime.program(), "--root"]).arg(&self.root).args(&self.options);
         command.arg(verb).args(arguments);
