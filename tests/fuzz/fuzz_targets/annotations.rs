@@ -1,0 +1,43 @@
+//! Annotations, a line each: `KEY=VALUE`. A key without a prefix is one of this project's.
+#![no_main]
+
+use std::collections::HashMap;
+
+use fs_isolator::request::{self, PREFIX, Suffixes};
+use fs_isolator_fuzz::{plan, print};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    let annotations: HashMap<String, String> = text
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(key, value)| {
+            let prefix = if key.starts_with("io.") { "" } else { PREFIX };
+            (format!("{prefix}{key}"), value.to_owned())
+        })
+        .collect();
+    let on_crio = request::read(&annotations, Suffixes::Container("app"));
+    if let Ok(Some(request)) = request::read(&annotations, Suffixes::Refused) {
+        assert_eq!(on_crio, Ok(Some(request.clone())), "no key has a suffix, so it is the same on CRI-O");
+    }
+    let Ok(Some(request)) = on_crio else { return };
+
+    let printed = print::annotations(&request);
+    assert_eq!(request::read(&printed, Suffixes::Refused), Ok(Some(request.clone())), "{printed:?}");
+
+    let volumes = format!("{PREFIX}volumes");
+    let mut own: HashMap<String, String> =
+        printed.iter().map(|(key, value)| (format!("{key}/app"), value.clone())).collect();
+    own.extend(printed.keys().map(|key| (format!("{key}/other"), "garbage".to_owned())));
+    own.insert(volumes.clone(), "::garbage".to_owned());
+    own.entry(format!("{volumes}/app")).or_default();
+    assert_eq!(request::read(&own, Suffixes::Container("app")), Ok(Some(request.clone())), "{own:?}");
+
+    if let Some(text) = printed.get(&volumes) {
+        let mut encoded = printed.clone();
+        encoded.remove(&volumes);
+        encoded.insert(format!("{volumes}.base64"), print::base64(text));
+        assert_eq!(request::read(&encoded, Suffixes::Refused), Ok(Some(request.clone())), "{encoded:?}");
+    }
+    plan::check(&request, &plan::BUNDLE, &plan::CONFIG);
+});
