@@ -306,10 +306,11 @@ fn follow_sandbox_paths(attachments: &mut [Attachment]) -> Result<()> {
             continue;
         };
         let attachment = &mut attachments[index];
-        attachment.from = below(other.from, &rest).ok_or_else(|| {
-            let what = format!("{path} of the sandbox would lie in {}, which is a file", other.label);
-            Error::new(Cause::PathConflict, what).volume(&attachment.label)
-        })?;
+        let from = below(other.from, &rest).and_then(|from| {
+            let what = || format!("{path} of the sandbox would lie in {}, which is a file", other.label);
+            from.ok_or_else(|| Error::new(Cause::PathConflict, what()))
+        });
+        attachment.from = from.map_err(|error| error.volume(&attachment.label))?;
         attachment.why.push(format!("{path} of the sandbox is {}", other.label));
         if let (How::Mount { attributes: theirs, .. }, How::Mount { attributes, propagation, named }) =
             (other.how, &mut attachment.how)
@@ -324,24 +325,24 @@ fn follow_sandbox_paths(attachments: &mut [Attachment]) -> Result<()> {
 }
 
 /// What lies at a path below something that is attached; `None` where nothing can.
-fn below(from: Origin, rest: &[String]) -> Option<Origin> {
+fn below(from: Origin, rest: &[String]) -> Result<Option<Origin>> {
     if rest.is_empty() {
-        return Some(from);
+        return Ok(Some(from));
     }
     let extended = |base: Option<&ContainerPath>| {
         let all = base.map(ContainerPath::relative).into_iter().chain(rest.iter().cloned()).collect::<Vec<_>>();
-        ContainerPath::parse_relative(&all.join("/")).ok()
+        ContainerPath::parse_relative(&all.join("/"))
     };
-    Some(match from {
+    Ok(Some(match from {
         Origin::Volume { role, id, disk, subpath, shared, size_mb } => {
-            Origin::Volume { role, id, disk, subpath: extended(subpath.as_ref()), shared, size_mb }
+            Origin::Volume { role, id, disk, subpath: Some(extended(subpath.as_ref())?), shared, size_mb }
         }
         Origin::HostPath { allowed, below, create } => {
-            Origin::HostPath { allowed, below: extended(below.as_ref()), create }
+            Origin::HostPath { allowed, below: Some(extended(below.as_ref())?), create }
         }
         Origin::InParent { path } => Origin::InParent { path: extended(Some(&path))? },
-        Origin::Sandbox | Origin::InSandbox { .. } | Origin::Private { .. } | Origin::Secret { .. } => return None,
-    })
+        Origin::Sandbox | Origin::InSandbox { .. } | Origin::Private { .. } | Origin::Secret { .. } => return Ok(None),
+    }))
 }
 
 /// Binds of the bundle that are plain rw and name no propagation. (A host mount that came later below a read-only bind
@@ -938,6 +939,14 @@ mod tests {
         let from = |target: &str| &plan.attachments.iter().find(|a| a.target.to_string() == target).unwrap().from;
         assert!(matches!(from("/x"), Origin::Volume { subpath: Some(path), .. } if path.to_string() == "s/b/c"));
         assert!(matches!(from("/y"), Origin::InSandbox { .. }), "by component");
+    }
+
+    #[test]
+    fn a_path_that_is_too_long_below_a_volume_is_refused_and_never_becomes_the_whole_volume() {
+        let (base, rest) = (vec!["x"; 1500].join("/"), vec!["y"; 1000].join("/"));
+        let refused = linux(&format!("db:a:subpath={base};sandbox=a/{rest}:/x")).unwrap_err();
+        assert_eq!(refused.cause(), Cause::ContainerPath);
+        assert!(linux(&format!("db:a:subpath=x;sandbox=a/{rest}:/x")).is_ok());
     }
 
     // mesos.md E12 for host paths, and roles on them.
