@@ -8,7 +8,7 @@ use fs_isolator::config::{Config, Isolator};
 use fs_isolator::container::{BundleConfig, Identity, Manager};
 use fs_isolator::plan::{self, Attachment, DiskChoice, Facts, How, Missing, Origin, Plan, Sandbox};
 use fs_isolator::request::container_path::ContainerPath;
-use fs_isolator::request::{self, Mode, Propagation, Request};
+use fs_isolator::request::{self, Mode, Propagation, Request, Source, VolumeRequest};
 use fs_isolator::sys::MountAttributes;
 
 /// A configuration with something of everything.
@@ -112,6 +112,7 @@ fn sound(plan: &Plan, request: &Request, facts: Facts<'_>, config: &Config) {
                 && attachment.target.to_string().ends_with(&volume.container_path.to_string())
         });
         let attachment = attachment.unwrap_or_else(|| panic!("{} was forgotten", volume.label()));
+        assert!(is_asked_for(volume, attachment, plan), "{volume:?} is {attachment:?}");
         if let How::Mount { attributes, propagation, .. } = attachment.how {
             assert!(attributes.read_only || volume.mode == Mode::ReadWrite, "ro: {attachment:?}");
             assert!(attributes.nosuid || !volume.nosuid, "nosuid: {attachment:?}");
@@ -122,6 +123,38 @@ fn sound(plan: &Plan, request: &Request, facts: Facts<'_>, config: &Config) {
             assert!(volume.mode == Mode::ReadWrite && !volume.nosuid && !volume.nodev && !volume.noexec);
         }
     }
+}
+
+/// Whether an attachment is what the request says.
+fn is_asked_for(volume: &VolumeRequest, attachment: &Attachment, plan: &Plan) -> bool {
+    match (&volume.source, &attachment.from) {
+        (Source::Persistent { id, role, .. }, Origin::Volume { id: found, role: of, subpath, shared, .. }) => {
+            let same_role = role.as_ref().is_none_or(|role| role == of);
+            id == found && same_role && (subpath, shared) == (&volume.subpath, &volume.shared)
+        }
+        (Source::HostPath { path }, Origin::HostPath { allowed, below, .. }) => {
+            let below = below.as_ref().map(ToString::to_string).unwrap_or_default();
+            Path::new(allowed).join(below) == Path::new(path)
+        }
+        (Source::SandboxPath { path }, Origin::InSandbox { path: found } | Origin::Private { path: found })
+        | (Source::ParentPath { path }, Origin::InParent { path: found }) => path == found,
+        (Source::Secret { name }, Origin::Secret { name: found, .. }) => name == found,
+        (Source::SandboxPath { path }, from) => follows(path, from, plan),
+        _ => false,
+    }
+}
+
+/// Whether a path of the sandbox below something that is attached there is that, just as deep in it.
+fn follows(path: &ContainerPath, from: &Origin, plan: &Plan) -> bool {
+    let below = |other: &Attachment| path.within(other.in_sandbox.as_ref()?).map(|rest| rest.join("/"));
+    let Some(rest) = plan.attachments.iter().filter_map(below).min_by_key(String::len) else { return false };
+    let inside = match from {
+        Origin::Volume { subpath: inside, .. } | Origin::HostPath { below: inside, .. } => inside.as_ref(),
+        Origin::InParent { path } => Some(path),
+        Origin::Secret { .. } => return rest.is_empty(),
+        _ => return false,
+    };
+    Path::new(&inside.map(ToString::to_string).unwrap_or_default()).ends_with(&rest)
 }
 
 /// Where it is in the container: below its root, and below the sandbox where that is said.
