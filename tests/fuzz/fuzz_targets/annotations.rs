@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use fs_isolator::request::{self, PREFIX, Suffixes};
+use fs_isolator::request::{self, Mode, PREFIX, Propagation, Source, Suffixes, VolumeRequest};
 use fs_isolator_fuzz::{plan, print};
 use libfuzzer_sys::fuzz_target;
 
@@ -29,8 +29,10 @@ fuzz_target!(|text: &str| {
     let mut own: HashMap<String, String> =
         printed.iter().map(|(key, value)| (format!("{key}/app"), value.clone())).collect();
     own.extend(printed.keys().map(|key| (format!("{key}/other"), "garbage".to_owned())));
-    own.insert(volumes.clone(), "::garbage".to_owned());
-    own.entry(format!("{volumes}/app")).or_default();
+    for key in ["volumes", "isolation", "role", "sandbox", "token"] {
+        own.insert(format!("{PREFIX}{key}"), "::garbage".to_owned());
+        own.entry(format!("{PREFIX}{key}/app")).or_default();
+    }
     assert_eq!(request::read(&own, Suffixes::Container("app")), Ok(Some(request.clone())), "{own:?}");
 
     if let Some(text) = printed.get(&volumes) {
@@ -39,5 +41,28 @@ fuzz_target!(|text: &str| {
         encoded.insert(format!("{volumes}.base64"), print::base64(text));
         assert_eq!(request::read(&encoded, Suffixes::Refused), Ok(Some(request.clone())), "{encoded:?}");
     }
+    request.volumes.iter().take(4).for_each(every_option_is_read);
     plan::check(&request, &plan::BUNDLE, &plan::CONFIG);
 });
+
+/// What is printed with other options is read with them: a parser that mistakes one for another agrees with itself.
+fn every_option_is_read(volume: &VolumeRequest) {
+    let is_persistent = matches!(volume.source, Source::Persistent { .. });
+    let set: [fn(&mut VolumeRequest); 8] = [
+        |volume| volume.mode = Mode::ReadOnly,
+        |volume| volume.nosuid = true,
+        |volume| volume.nodev = true,
+        |volume| volume.noexec = true,
+        |volume| volume.propagation = Some(Propagation::Slave),
+        |volume| volume.propagation = Some(Propagation::Private),
+        |volume| volume.propagation = Some(Propagation::Bidirectional),
+        |volume| volume.shared = true,
+    ];
+    for set in &set[..if is_persistent { 8 } else { 7 }] {
+        let mut other = volume.clone();
+        set(&mut other);
+        if let Some(text) = print::volumes(std::slice::from_ref(&other)) {
+            assert_eq!(request::volumes(&text), Ok(vec![other]), "{text}");
+        }
+    }
+}

@@ -146,15 +146,21 @@ fn is_asked_for(volume: &VolumeRequest, attachment: &Attachment, plan: &Plan) ->
 
 /// Whether a path of the sandbox below something that is attached there is that, just as deep in it.
 fn follows(path: &ContainerPath, from: &Origin, plan: &Plan) -> bool {
-    let below = |other: &Attachment| path.within(other.in_sandbox.as_ref()?).map(|rest| rest.join("/"));
-    let Some(rest) = plan.attachments.iter().filter_map(below).min_by_key(String::len) else { return false };
-    let inside = match from {
-        Origin::Volume { subpath: inside, .. } | Origin::HostPath { below: inside, .. } => inside.as_ref(),
-        Origin::InParent { path } => Some(path),
-        Origin::Secret { .. } => return rest.is_empty(),
-        _ => return false,
-    };
-    Path::new(&inside.map(ToString::to_string).unwrap_or_default()).ends_with(&rest)
+    let below = |other: &'_ Attachment| Some((inside(&other.from)?, path.within(other.in_sandbox.as_ref()?)?.to_vec()));
+    let covering = plan.attachments.iter().filter_map(below).min_by_key(|(_, rest)| rest.len());
+    covering.is_some_and(|(base, rest)| inside(from) == Some(base.join(rest.join("/"))))
+}
+
+/// Where in its volume, or the like, an attachment begins.
+fn inside(from: &Origin) -> Option<PathBuf> {
+    match from {
+        Origin::Volume { subpath: inside, .. } | Origin::HostPath { below: inside, .. } => {
+            Some(inside.as_ref().map(ContainerPath::relative).unwrap_or_default().into())
+        }
+        Origin::InParent { path } => Some(path.relative().into()),
+        Origin::Secret { .. } => Some(PathBuf::new()),
+        Origin::Sandbox | Origin::InSandbox { .. } | Origin::Private { .. } => None,
+    }
 }
 
 /// Where it is in the container: below its root, and below the sandbox where that is said.
