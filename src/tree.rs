@@ -18,26 +18,28 @@ const DEEPEST: usize = 64;
 /// Names that are held in memory at once for each level.
 const AT_ONCE: usize = 1024;
 
-/// Makes a directory below another, and those on the way to it. `give` gives each that is made what it needs, and is told
-/// which is the last. One that is there stays as it is.
+/// Makes a directory below another, and those on the way to it, each with this mode. `give` gives each that is made what it
+/// needs, and is told which is the last. One that is there stays as it is; but with mode 0 nobody's is whole before `give`
+/// is through, so that one which a killed process has left so is given that again.
 ///
 /// # Errors
 /// What mkdirat(2), openat2(2) or `give` answer.
 pub fn make(
     base: impl AsFd,
     path: &str,
+    mode: u32,
     resolve: Resolve,
     give: impl Fn(&OwnedFd, bool) -> Result<()>,
 ) -> Result<OwnedFd> {
     let mut current = sys::open_place(base, Path::new("."), resolve)?;
     let mut names = path.split('/').peekable();
     while let Some(name) = names.next() {
-        let made = match sys::mkdir_at(&current, name, 0o755) {
+        let made = match sys::mkdir_at(&current, name, mode) {
             Err(error) if error.errno == Errno::EEXIST => false,
             answer => answer.map(|()| true)?,
         };
         let next = sys::open_dir(&current, Path::new(name), resolve)?;
-        if made {
+        if made || (mode == 0 && sys::stat(&next)?.permissions() == 0) {
             give(&next, names.peek().is_none())?;
         }
         current = next;

@@ -450,7 +450,7 @@ fn a_directory_of_a_sandbox() {
         let ours = || {
             round += 1;
             let came = if round % RECORDED != 0 {
-                match tree::make(&fd, &made.relative(), Resolve::BeneathNoLinksNoMounts, |made, _| {
+                match tree::make(&fd, &made.relative(), 0o755, Resolve::BeneathNoLinksNoMounts, |made, _| {
                     sys::chown(made, 1000, 1000)
                 }) {
                     Ok(_) => Came::Inside,

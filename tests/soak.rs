@@ -321,8 +321,9 @@ impl Before {
     fn leaks(&self, lab: &Lab) -> Vec<String> {
         let mut leaks = differences("mount", &self.mounts, &mounts());
         leaks.extend(differences("open file", &self.files, &open_files()));
-        let entries =
-            |tree: &BTreeMap<String, String>| tree.iter().map(|(path, what)| format!("{path} {what}")).collect();
+        let entries = |tree: &BTreeMap<String, String>| {
+            tree.iter().map(|(path, what)| format!("{path} {what}")).collect::<Vec<_>>()
+        };
         leaks.extend(differences("tree", &entries(&self.tree), &entries(&tree(lab))));
         for kind in ["records", "mountpoints"] {
             leaks.extend(lab.runtime_files(kind).iter().map(|name| format!("{kind}: {name}")));
@@ -334,7 +335,7 @@ impl Before {
     }
 }
 
-fn differences(kind: &str, before: &Vec<String>, after: &Vec<String>) -> Vec<String> {
+fn differences(kind: &str, before: &[String], after: &[String]) -> Vec<String> {
     let new = after.iter().filter(|one| !before.contains(one)).map(|one| format!("{kind}: new {one}"));
     let gone = before.iter().filter(|one| !after.contains(one)).map(|one| format!("{kind}: gone {one}"));
     let mut all: Vec<String> = new.chain(gone).collect();

@@ -382,6 +382,14 @@ fn files_of_the_sandbox() {
             .ok();
         let sandbox = lab.work().join("sandboxes/local").join(&lab.sandboxes("local")[0]);
         run("mkfifo", &[sandbox.join("fifo").to_str().unwrap()]).ok();
+        // As one leaves it that was killed while it made them.
+        fs::create_dir_all(sandbox.join("half/made")).unwrap();
+        for name in ["half", "half/made"] {
+            fs::set_permissions(sandbox.join(name), PermissionsExt::from_mode(0)).unwrap();
+        }
+        container.user(1000, 1000).ask("sandbox=half/made:/h").run_shell("touch /h/x").ok();
+        assert!(sandbox.join("half/made/x").exists());
+        container.user(0, 0);
         container.ask("sandbox=file:/etc/f:ro;sandbox=dir:/d;sandbox=new/er:/n");
         container.run_shell("cat /etc/f && ! touch /etc/f && test $(stat -c %a /d) = 700 && touch /n/x").ok();
         assert!(sandbox.join("new/er/x").exists());

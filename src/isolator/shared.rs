@@ -30,9 +30,9 @@ pub fn attach(job: &mut Job<'_>) -> Result<Outcome> {
             for (path, like) in &covered {
                 let give = |made: &OwnedFd, is_last: bool| match is_last {
                     true => sys::chown(made, like.uid, like.gid).and_then(|()| sys::chmod(made, like.permissions())),
-                    false => Ok(()),
+                    false => sys::chmod(made, 0o755),
                 };
-                tree::make(sandbox, &path.relative(), Resolve::BeneathNoLinksNoMounts, give)
+                tree::make(sandbox, &path.relative(), 0, Resolve::BeneathNoLinksNoMounts, give)
                     .because(Cause::Sandbox, || format!("{path} in the sandbox cannot be made"))?;
             }
         }

@@ -229,17 +229,22 @@ impl Sandboxes {
 
     fn find_or_make(&self, sandbox: &OwnedFd, path: &ContainerPath, mode: u32) -> Result<Opened> {
         let relative = path.relative();
-        let opened = match sys::open_path(sandbox, Path::new(&relative), Resolve::BeneathNoLinksNoMounts) {
-            Err(error) if error.errno == Errno::ENOENT => {
+        let found = match sys::open_path(sandbox, Path::new(&relative), Resolve::BeneathNoLinksNoMounts) {
+            Err(error) if error.errno == Errno::ENOENT => None,
+            _ => Some(open_below(sandbox, &relative)?),
+        };
+        let opened = match found {
+            Some(found) if !found.stat.is_dir() || found.stat.permissions() != 0 => found,
+            // It is missing, or its maker was killed before it was given to anybody.
+            _ => {
                 let give = |made: &OwnedFd, _: bool| {
                     sys::chown(made, self.user.0, self.user.1)?;
                     sys::chmod(made, mode)
                 };
-                tree::make(sandbox, &relative, Resolve::BeneathNoLinksNoMounts, give)
+                tree::make(sandbox, &relative, 0, Resolve::BeneathNoLinksNoMounts, give)
                     .because(Cause::Sandbox, || format!("{path} in the sandbox cannot be made"))?;
                 open_below(sandbox, &relative)?
             }
-            _ => open_below(sandbox, &relative)?,
         };
         if opened.stat.is_dir() || opened.stat.is_file() {
             return Ok(opened);
@@ -275,7 +280,7 @@ fn open_host_path(allowed: &str, below: Option<&ContainerPath>, create: bool) ->
 /// another may have it by then.
 fn make_host_path(allowed: &str, below: Option<&ContainerPath>) -> Result<Opened> {
     let path = below.map_or_else(|| ".".to_owned(), ContainerPath::relative);
-    tree::make(open_entry(allowed)?, &path, Resolve::BeneathNoLinks, |_, _| Ok(()))
+    tree::make(open_entry(allowed)?, &path, 0o755, Resolve::BeneathNoLinks, |_, _| Ok(()))
         .because(Cause::HostPathNotAllowed, || format!("{path} below {allowed} cannot be made"))
         .and_then(Opened::new)
 }
