@@ -513,9 +513,9 @@ fn cve_2025_23266() {
                 "#include <fcntl.h>\n__attribute__((constructor)) static void own(void) {{ open(\"{}\", O_CREAT, 0600); }}",
                 owned.display()
             );
-            for (source, options) in
-                [(library.as_str(), "-shared -fPIC -o poc.so"), ("int main() { return 0; }", "-o dynamic")]
-            {
+            // A runtime that cannot write the state to its end fails by itself.
+            let reader = "#include <unistd.h>\nint main() { char b[4096]; while (read(0, b, sizeof b) > 0); return 0; }";
+            for (source, options) in [(library.as_str(), "-shared -fPIC -o poc.so"), (reader, "-o dynamic")] {
                 let mut cc = Command::new("cc");
                 cc.args(options.split(' ')).args(["-xc", "-"]).current_dir(&lab.dir);
                 run_with(&mut cc, source.as_bytes()).ok();

@@ -385,7 +385,7 @@ fn files_of_the_sandbox() {
         // As one leaves it that was killed while it made them.
         fs::create_dir_all(sandbox.join("half/made")).unwrap();
         for name in ["half", "half/made"] {
-            fs::set_permissions(sandbox.join(name), PermissionsExt::from_mode(0)).unwrap();
+            fs::set_permissions(sandbox.join(name), PermissionsExt::from_mode(0o000)).unwrap();
         }
         container.user(1000, 1000).ask("sandbox=half/made:/h").run_shell("touch /h/x").ok();
         assert!(sandbox.join("half/made/x").exists());
