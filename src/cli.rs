@@ -7,6 +7,7 @@ mod authorize;
 mod explain;
 mod identity;
 mod install;
+mod logs;
 mod maintain;
 mod plan;
 mod sandbox;
@@ -60,6 +61,8 @@ enum Verb {
     Reconcile,
     /// Remove old sandboxes and logs, and finish what was killed halfway
     Gc,
+    /// Show what a container's hooks had to say
+    Logs(logs::Arguments),
     /// Print the effective configuration
     Config,
     /// Tell what an exit code means
@@ -99,6 +102,7 @@ fn run(cli: &Cli) -> Result<()> {
         Verb::Authorize(arguments) => authorize::run(arguments, &config()?, cli.json),
         Verb::Reconcile => maintain::reconcile(&config()?, cli.json),
         Verb::Gc => maintain::gc(&config()?, cli.json),
+        Verb::Logs(arguments) => logs::run(arguments, &config()?, cli.json),
         Verb::Config => show::json(&config()?),
         Verb::Explain(arguments) => explain::run(arguments, cli.json),
         Verb::Install(arguments) => install::install(arguments, file.as_deref(), cli.json),

@@ -344,3 +344,19 @@ fn the_look_for_leaks_finds_them() {
         lab.assert_clean();
     });
 }
+
+// On crun it is the only place that says why.
+#[test]
+fn logs_tell_why_a_container_did_not_start() {
+    on(Host::Private, || {
+        let lab = Lab::new("filesystem/linux");
+        assert_eq!(lab.cli(&["logs"]).ok().out, "");
+        let mut container = lab.container(Runtime::Crun, "web");
+        assert_ne!(container.ask("nope:data").run().code, 0);
+        let ran = lab.cli(&["logs", "we"]).ok();
+        assert!(ran.out.contains("volume nope:data") && ran.out.contains("[exit 41]"), "{ran:?}");
+        assert_eq!(lab.cli(&["logs"]).ok().out, "web\n");
+        assert_eq!(json_of(lab.cli(&["logs", "--json", "web"]))["container"], "web");
+        assert_eq!(lab.cli(&["logs", "x"]).code, 78);
+    });
+}

@@ -56,6 +56,6 @@ pub fn run(arguments: &Arguments, json: bool) -> Result<()> {
         String::new(),
         "The line that names the container and the volume is on the hook's standard error (runc shows it, crun"
             .to_owned(),
-        "discards it) and in the container's file under <runtime_dir>/log.".to_owned(),
+        "discards it) and in the container's log: fs-isolator logs CONTAINER.".to_owned(),
     ])
 }

@@ -1,0 +1,97 @@
+//! `fs-isolator logs CONTAINER`: what a container's hooks had to say. crun discards what hooks write, so that this is often
+//! the only place.
+#![forbid(unsafe_code)]
+
+use clap::Args;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+use super::show;
+use crate::config::Config;
+use crate::error::{Because, Cause, Error, Result};
+use crate::runtime_dir::RuntimeDir;
+use crate::sys::{self, Resolve};
+use crate::{read, tree};
+
+/// Largest log that is printed, in bytes: hooks begin anew long before.
+const LARGEST: u64 = 1 << 20;
+
+/// Arguments.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// The container's id, or the beginning of it; without one, all that have a log are listed
+    container: Option<String>,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// [`Cause::ContainerUnknown`] where no container has a log whose id begins so, or several do; [`Cause::RuntimeDir`].
+pub fn run(arguments: &Arguments, config: &Config, json: bool) -> Result<()> {
+    let doing = || "logs cannot be read".to_owned();
+    let log = match RuntimeDir::open_existing(&config.runtime_dir)? {
+        None => None,
+        Some(runtime) => match sys::open_dir(&runtime.root, "log".as_ref(), Resolve::BeneathNoLinks) {
+            Err(error) if error.errno == Errno::ENOENT => None,
+            answer => Some(answer.because(Cause::RuntimeDir, doing)?),
+        },
+    };
+    let names = match &log {
+        None => Vec::new(),
+        Some(log) => tree::names(log).because(Cause::RuntimeDir, doing)?,
+    };
+    let names: Vec<String> = names.into_iter().filter_map(|name| name.into_string().ok()).collect();
+    let Some(wanted) = &arguments.container else {
+        let ids: Vec<&str> = names.iter().map(|name| id_of(name)).collect();
+        return if json { show::json(&ids) } else { show::lines(&ids) };
+    };
+    let name = choose(wanted, &names)?;
+    let Some(log) = log else { return Ok(()) };
+    let file = sys::open_file_at(&log, name, OFlag::O_RDONLY, 0).because(Cause::RuntimeDir, doing)?;
+    let text = read::at_most(file.into(), LARGEST).because(Cause::RuntimeDir, doing)?;
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    if json {
+        return show::json(&serde_json::json!({ "container": id_of(name), "lines": lines }));
+    }
+    show::lines(&lines)
+}
+
+/// The container's id in the name of a log, see [`crate::record::name`].
+fn id_of(name: &str) -> &str {
+    name.rsplit_once('.').map_or(name, |(id, _)| id)
+}
+
+/// The log that is meant: the whole id beats what begins with it.
+fn choose<'n>(wanted: &str, names: &'n [String]) -> Result<&'n str> {
+    let unknown = |what: String| Error::new(Cause::ContainerUnknown, what);
+    let mut found: Vec<&str> =
+        names.iter().map(String::as_str).filter(|name| id_of(name).starts_with(wanted)).collect();
+    if found.iter().any(|name| id_of(name) == wanted) {
+        found.retain(|name| id_of(name) == wanted);
+    }
+    match found[..] {
+        [name] => Ok(name),
+        [] => Err(unknown(format!("no hook of a container {wanted:?} has written anything"))
+            .remedy("`fs-isolator logs` lists those that have a log; most containers never had anything to say")),
+        _ => {
+            let ids: Vec<&str> = found.into_iter().map(id_of).collect();
+            Err(unknown(format!("{wanted:?} could be {}", ids.join(" or "))).remedy("write more of the id"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_beats_what_begins_with_it() {
+        let names = ["web.0123456789ab", "web2.0123456789ab", "db.1.0123456789ab"].map(str::to_owned);
+        assert_eq!(choose("web", &names).unwrap(), "web.0123456789ab");
+        assert_eq!(choose("db", &names).unwrap(), "db.1.0123456789ab");
+        for wanted in ["w", "", "x", "web.0123456789ab"] {
+            assert_eq!(choose(wanted, &names).unwrap_err().cause(), Cause::ContainerUnknown, "{wanted:?}");
+        }
+    }
+}
