@@ -514,7 +514,8 @@ fn cve_2025_23266() {
                 owned.display()
             );
             // A runtime that cannot write the state to its end fails by itself.
-            let reader = "#include <unistd.h>\nint main() { char b[4096]; while (read(0, b, sizeof b) > 0); return 0; }";
+            let reader =
+                "#include <unistd.h>\nint main() { char b[4096]; while (read(0, b, sizeof b) > 0); return 0; }";
             for (source, options) in [(library.as_str(), "-shared -fPIC -o poc.so"), (reader, "-o dynamic")] {
                 let mut cc = Command::new("cc");
                 cc.args(options.split(' ')).args(["-xc", "-"]).current_dir(&lab.dir);
