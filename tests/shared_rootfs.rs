@@ -193,9 +193,9 @@ fn a_container_that_died_unnoticed_does_not_keep_its_mount_point() {
             assert!(rootfs.join("a/b").is_dir());
             let mut next = container(&lab, runtime, "next", &rootfs, &format!("db:{path}"));
             next.start("sleep 1000");
-            assert_eq!(lab.runtime_files("records").len(), 1, "the old one was undone");
             next.exec(&writes(&format!("{path}/f"), "100")).ok();
             assert_eq!(size(&volume.join("f")), 100);
+            // Its end undoes the old one as well: a start is not the time for that.
             next.delete();
             assert_eq!(look(&rootfs), before, "{path}");
             lab.assert_clean();
