@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
@@ -206,7 +206,7 @@ fn positions(trace: &str) -> (usize, Vec<Position>) {
 /// calls: `BLESS=1` writes down what is.
 fn compare(name: &str, counts: &Value) {
     static FIXTURE: Mutex<()> = Mutex::new(());
-    let _one_at_a_time = FIXTURE.lock().unwrap();
+    let _one_at_a_time = FIXTURE.lock().unwrap_or_else(PoisonError::into_inner);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/sweeps.json");
     let text = fs::read_to_string(&path).unwrap_or_else(|_| "{}".to_owned());
     let mut all: BTreeMap<String, Value> = serde_json::from_str(&text).unwrap();
