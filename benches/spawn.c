@@ -1,70 +1,67 @@
-/* Times whole processes: spawn COUNT ARGUMENT-SETS in turn, each reading its state from a file, and prints the median
- * of each. Called without arguments it is the empty process itself, which only reads its standard input.
+/* Runs whole processes one after the other, as a runtime runs a hook: the state on standard input, in a pipe whose writer
+ * is gone. Prints for each how long it took in microseconds and its peak resident memory in KiB. Small and static, since
+ * what a process was before exec counts as its own.
  *
- * spawn COUNT STATES PROGRAM [ARGS...]: runs `PROGRAM ARGS < STATES/N` for N = 1..COUNT, each after one run of itself
- * as the empty process on the same file. */
+ * spawn STATE PROGRAM [ARGUMENT...] [-- STATE PROGRAM [ARGUMENT...]]... */
+#define _GNU_SOURCE
 #include <fcntl.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 extern char **environ;
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1e6 + t.tv_nsec / 1e3;
-}
+static char state[2 << 20];
 
-static double run(char **argv, const char *state)
+static void must(int good, const char *what)
 {
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, 0, state, O_RDONLY, 0);
-    pid_t pid;
-    int status;
-    double start = now();
-    if (posix_spawn(&pid, argv[0], &actions, NULL, argv, environ) || waitpid(pid, &status, 0) < 0 || status) {
-        fprintf(stderr, "%s failed on %s\n", argv[0], state);
+    if (!good) {
+        fprintf(stderr, "%s\n", what);
         exit(1);
     }
-    double end = now();
-    posix_spawn_file_actions_destroy(&actions);
-    return end - start;
 }
 
-static int compare(const void *a, const void *b)
+static void run(char **argv)
 {
-    double d = *(double *)a - *(double *)b;
-    return d < 0 ? -1 : d > 0;
+    int file = open(argv[0], O_RDONLY), ends[2], status;
+    must(file >= 0, argv[0]);
+    ssize_t length = read(file, state, sizeof state);
+    close(file);
+    must(length >= 0 && !pipe2(ends, O_CLOEXEC), "no pipe");
+    must(length <= 65536 || fcntl(ends[1], F_SETPIPE_SZ, length) >= length, "the state does not fit into a pipe");
+    must(write(ends[1], state, length) == length, "the state was not written");
+    close(ends[1]);
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, ends[0], 0);
+    struct timespec from, to;
+    struct rusage usage;
+    pid_t pid;
+    clock_gettime(CLOCK_MONOTONIC, &from);
+    must(!posix_spawn(&pid, argv[1], &actions, NULL, argv + 1, environ), argv[1]);
+    must(wait4(pid, &status, 0, &usage) == pid, "wait4");
+    clock_gettime(CLOCK_MONOTONIC, &to);
+    close(ends[0]);
+    if (status) {
+        fprintf(stderr, "%s failed with %d on %s\n", argv[1], WEXITSTATUS(status), argv[0]);
+        exit(1);
+    }
+    /* Programs write to standard output too. */
+    dprintf(3, "%.1f %ld\n", (to.tv_sec - from.tv_sec) * 1e6 + (to.tv_nsec - from.tv_nsec) / 1e3, usage.ru_maxrss);
 }
 
 int main(int argc, char **argv)
 {
-    if (argc == 1) {
-        char buffer[65536];
-        while (read(0, buffer, sizeof buffer) > 0)
+    for (int next = 1, first; next < argc; next++) {
+        for (first = next; next < argc && strcmp(argv[next], "--"); next++)
             ;
-        return 0;
+        argv[next] = NULL;
+        run(argv + first);
     }
-    int count = atoi(argv[1]);
-    double *empty = malloc(count * sizeof *empty), *hook = malloc(count * sizeof *hook);
-    char *self[] = {"/proc/self/exe", NULL};
-    char path[64], exe[4096];
-    ssize_t length = readlink("/proc/self/exe", exe, sizeof exe - 1);
-    exe[length] = 0;
-    self[0] = exe;
-    for (int i = 0; i < count; i++) {
-        snprintf(path, sizeof path, "%s/%d", argv[2], i + 1);
-        empty[i] = run(self, path);
-        hook[i] = run(argv + 3, path);
-    }
-    qsort(empty, count, sizeof *empty, compare);
-    qsort(hook, count, sizeof *hook, compare);
-    printf("%.0f %.0f %.2f\n", empty[count / 2], hook[count / 2], hook[count / 2] / empty[count / 2]);
     return 0;
 }
