@@ -1,7 +1,7 @@
 /* What prestart cannot do without: the same kind of system calls for one volume, in the same order, and nothing else. It
  * parses nothing but the pid, compares nothing with what it expects, plans nothing and undoes nothing.
  *
- * floor LAB BUNDLE VOLUME TARGET RECORD       the state on standard input; LAB has config.json, work and floor/records
+ * floor LAB BUNDLE VOLUME TARGET RECORD       the state on standard input; LAB has config.json, work and bare/records
  * floor list                                  prints the system calls after main */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -120,7 +120,7 @@ int main(int argc, char **argv)
     int here = must(open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC), "ns/mnt");
 
     int work = directory(lab, "work");
-    int records = below(directory(lab, "floor"), "records", O_RDONLY | O_DIRECTORY);
+    int records = below(directory(lab, "bare"), "records", O_RDONLY | O_DIRECTORY);
     int file = must(openat(records, record, O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600), record);
     must(flock(file, LOCK_EX), "flock");
     snprintf(path, sizeof path, "volumes/roles/default/%s", volume);

@@ -2,7 +2,7 @@
  * is gone. Prints for each how long it took in microseconds and its peak resident memory in KiB. Small and static, since
  * what a process was before exec counts as its own.
  *
- * spawn STATE PROGRAM [ARGUMENT...] [-- STATE PROGRAM [ARGUMENT...]]... */
+ * spawn FD STATE PROGRAM [ARGUMENT...] [-- STATE PROGRAM [ARGUMENT...]]... */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <spawn.h>
@@ -17,6 +17,7 @@
 extern char **environ;
 
 static char state[2 << 20];
+static int report;
 
 static void must(int good, const char *what)
 {
@@ -51,13 +52,14 @@ static void run(char **argv)
         fprintf(stderr, "%s failed with %d on %s\n", argv[1], WEXITSTATUS(status), argv[0]);
         exit(1);
     }
-    /* Programs write to standard output too. */
-    dprintf(3, "%.1f %ld\n", (to.tv_sec - from.tv_sec) * 1e6 + (to.tv_nsec - from.tv_nsec) / 1e3, usage.ru_maxrss);
+    dprintf(report, "%.1f %ld\n", (to.tv_sec - from.tv_sec) * 1e6 + (to.tv_nsec - from.tv_nsec) / 1e3, usage.ru_maxrss);
 }
 
 int main(int argc, char **argv)
 {
-    for (int next = 1, first; next < argc; next++) {
+    report = atoi(argv[1]);
+    fcntl(report, F_SETFD, FD_CLOEXEC);
+    for (int next = 2, first; next < argc; next++) {
         for (first = next; next < argc && strcmp(argv[next], "--"); next++)
             ;
         argv[next] = NULL;
