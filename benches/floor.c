@@ -2,7 +2,7 @@
  * parses nothing but the pid, compares nothing with what it expects, plans nothing and undoes nothing.
  *
  * floor LAB BUNDLE VOLUME TARGET RECORD       the state on standard input; LAB has config.json, work and bare/records
- * floor list                                  prints the system calls after main */
+ * floor list                                  prints the system calls after main, but for exit_group */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -28,7 +28,7 @@ static const char *calls[] = {
     "openat2", "statx", "openat2", "statx", "openat2", "openat", "flock",  /* work_dir, the record */
     "openat2", "statx", "write",  /* the volume */
     "openat2", "statx", "mkdirat", "openat2", "flock", "openat", "write",  /* the lease */
-    "open_tree", "mount_setattr", "setns", "openat2", "statx", "openat2", "move_mount", "setns", "write", "exit_group",
+    "open_tree", "mount_setattr", "setns", "openat2", "statx", "openat2", "move_mount", "setns", "write",
 };
 
 static char buffer[65536];

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod common;
+#[allow(dead_code)]
 #[path = "common/init.rs"]
 mod init;
 
@@ -12,14 +13,14 @@ use std::process::Command;
 use common::*;
 use init::Init;
 
-/// Each hook with one volume, and what each further volume adds. Whoever raises one says why; lower ones are written down.
-const COUNTS: [(&str, &str, usize, usize); 3] =
-    [("prestart", PRESTART, 0, 0), ("poststart", POSTSTART, 0, 0), ("poststop", POSTSTOP, 0, 0)];
+/// Each hook with one volume, and what each further volume adds, where the configuration lies four directories deep: each costs
+/// two. poststart gives slave back, as with crun. Whoever raises one says why; lower ones are written down.
+const COUNTS: [(&str, (usize, usize)); 3] = [("prestart", (92, 25)), ("poststart", (79, 24)), ("poststop", (67, 15))];
 
 /// The last call of std before main, in a static program.
 const LAST_BEFORE_MAIN: &str = "rt_sigaction(SIGBUS, {";
 
-/// System calls after main, with the state in a pipe whose writer is gone.
+/// System calls after main, without the one that ends it, with the state in a pipe whose writer is gone.
 fn calls(lab: &Lab, program: &str, state: &str) -> usize {
     let trace = lab.dir.join("trace");
     let (reader, mut writer) = std::io::pipe().unwrap();
@@ -31,7 +32,7 @@ fn calls(lab: &Lab, program: &str, state: &str) -> usize {
     assert!(out.status.success(), "{out:?}");
     let text = fs::read_to_string(&trace).unwrap();
     let (_, after) = text.rsplit_once(LAST_BEFORE_MAIN).unwrap();
-    after.lines().skip(1).filter(|line| !line.starts_with(['+', '-'])).count()
+    after.lines().skip(1).filter(|line| !line.starts_with(['+', '-']) && !line.starts_with("exit_group(")).count()
 }
 
 /// Calls of the three hooks of a container with so many volumes.
@@ -46,25 +47,28 @@ fn hooks_with(volumes: usize) -> Vec<usize> {
     }
     container.ask(&wanted.join(";"));
     container.write();
-    let mut init = Init::waiting(&container.rootfs());
-    let state = container.state(init.pid).to_string();
-    let prestart = calls(&lab, PRESTART, &state);
-    init.go();
-    let poststart = calls(&lab, POSTSTART, &state);
-    init.end();
-    let poststop = calls(&lab, POSTSTOP, &state);
+    let mut counted = Vec::new();
+    // Twice, because the first start makes the directories of records and leases.
+    for _ in 0..2 {
+        let mut init = Init::waiting(&container.rootfs());
+        let state = container.state(init.pid).to_string();
+        let prestart = calls(&lab, PRESTART, &state);
+        init.go();
+        let poststart = calls(&lab, POSTSTART, &state);
+        init.end();
+        counted = vec![prestart, poststart, calls(&lab, POSTSTOP, &state)];
+    }
     lab.assert_clean();
-    vec![prestart, poststart, poststop]
+    counted
 }
 
 #[test]
 fn hooks_make_no_more_system_calls_than_are_written_down() {
     on(Host::Shared, || {
         let (one, five) = (hooks_with(1), hooks_with(5));
-        for (index, (hook, _, first, further)) in COUNTS.into_iter().enumerate() {
-            let is = (one[index], (five[index] - one[index]).div_ceil(4));
-            println!("{hook}: {} calls, {} for each further volume", is.0, is.1);
-            assert_eq!(is, (first, further), "{hook}: system calls with one volume, and for each further one");
-        }
+        let is = |index: usize| (one[index], (five[index] - one[index]).div_ceil(4));
+        let counts = COUNTS.map(|(hook, ..)| hook).into_iter().enumerate().map(|(index, hook)| (hook, is(index)));
+        let counts: Vec<(&str, (usize, usize))> = counts.collect();
+        assert_eq!(counts, COUNTS, "system calls of each hook with one volume, and for each further one");
     });
 }
