@@ -117,9 +117,9 @@ def ownership(f):
     rows = [[name, f"{value:g}"] for name, value in f.items()]
     return f"""## Idmapped mount beside chown -R
 
-`./benches/ownership` (also {COMMANDS.format("ownership")}): podman, crun, `--userns=auto`, milliseconds.
+`./benches/ownership` (also {COMMANDS.format("ownership")}): podman, crun, `--userns=auto`, medians in milliseconds.
 
-{table(["", ""], rows)}"""
+{table(["what", "figure"], rows)}"""
 
 
 SECTIONS = [hooks, calls, instructions, memory, starts, growth, ownership]
