@@ -45,7 +45,9 @@ def hooks(f):
 - The usual bash hook beside prestart: {at_least(us["bash, usual"] / prestart, 50)}.
 
 The floor makes what prestart must make for one volume and nothing else: it parses only the pid, compares nothing, plans
-nothing and undoes nothing. `floor list` prints its system calls, which the benchmark compares with a trace of it."""
+nothing and undoes nothing. Its list of system calls is compared with a trace of it. What prestart takes longer is the start of
+a larger program and what it checks: it makes 31 system calls more, touches 80 pages for the first time where the floor touches
+about 30, and runs 450,000 instructions."""
 
 
 def calls(f):
@@ -58,7 +60,9 @@ def calls(f):
 
 {table(["hook", "one volume", "each further volume"], rows)}
 
-- prestart: {at_most(prestart["one volume"], 90)}. Each further volume: {at_most(prestart["further volume"], 25)}."""
+- prestart: {at_most(prestart["one volume"], 90)}. Each further volume: {at_most(prestart["further volume"], 25)}.
+
+The floor's, as `floor list` prints them: {", ".join(f["floor_list"])}."""
 
 
 def instructions(f):
