@@ -114,7 +114,7 @@ class Lab:
         return bundle
 
     def spawn(self, *commands):
-        """Runs them in turn, each with its state: microseconds and KiB of each."""
+        """Runs them in turn, each with its state: microseconds, KiB and microseconds of the processor of each."""
         words = []
         for state, command in commands:
             words += ["--"] * bool(words) + [str(state), *map(str, command)]

@@ -106,11 +106,11 @@ def starts(f):
 
 def growth(f):
     rows = [[one["of"], f"{one['points']['prestart'][0][0]:,} to {one['points']['prestart'][-1][0]:,}",
-             *(f"{one['slope_us'][stage]:g}" for stage in ["prestart", "poststart", "poststop"])] for one in f.values()]
+             *(f"{one['slope_us'][stage]:.2f}" for stage in ["prestart", "poststart", "poststop"])] for one in f.values()]
     pictures = "\n".join(f"![Time by {one['of']}](growth-{kind}.svg)" for kind, one in f.items())
     return f"""## Growth
 
-{COMMANDS.format("growth")}: medians of whole processes, and what each one more costs (the median slope between two points), in microseconds.
+{COMMANDS.format("growth")}: medians of whole processes' processor time, and what each one more costs (the median slope between two points), in microseconds.
 
 {table(["of", "range", "prestart", "poststart", "poststop"], rows)}
 

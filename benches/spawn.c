@@ -1,5 +1,6 @@
 /* Runs whole processes one after the other, as a runtime runs a hook: the state on standard input, in a pipe whose writer
- * is gone. Prints for each how long it took in microseconds and its peak resident memory in KiB. Small and static, since
+ * is gone. Prints for each how long it took in microseconds, its peak resident memory in KiB, and its
+ * processor time in microseconds. Small and static, since
  * what a process was before exec counts as its own.
  *
  * spawn FD STATE PROGRAM [ARGUMENT...] [-- STATE PROGRAM [ARGUMENT...]]... */
@@ -52,7 +53,8 @@ static void run(char **argv)
         fprintf(stderr, "%s failed with %d on %s\n", argv[1], WEXITSTATUS(status), argv[0]);
         exit(1);
     }
-    dprintf(report, "%.1f %ld\n", (to.tv_sec - from.tv_sec) * 1e6 + (to.tv_nsec - from.tv_nsec) / 1e3, usage.ru_maxrss);
+    dprintf(report, "%.1f %ld %ld\n", (to.tv_sec - from.tv_sec) * 1e6 + (to.tv_nsec - from.tv_nsec) / 1e3, usage.ru_maxrss,
+            (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000L + usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
 }
 
 int main(int argc, char **argv)
