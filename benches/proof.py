@@ -114,6 +114,9 @@ def growth(f):
 
 {table(["of", "range", "prestart", "poststart", "poststop"], rows)}
 
+The benchmark's container keeps the host's mounts, which one that has left for its root filesystem does not: poststart reads the
+container's own mount table.
+
 {pictures}"""
 
 
