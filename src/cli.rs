@@ -4,6 +4,7 @@
 mod adopt;
 mod attach;
 mod authorize;
+mod doctor;
 mod explain;
 mod identity;
 mod install;
@@ -12,6 +13,7 @@ mod maintain;
 mod plan;
 mod sandbox;
 mod show;
+mod status;
 mod user;
 mod volume;
 
@@ -63,6 +65,10 @@ enum Verb {
     Gc,
     /// Show what a container's hooks had to say
     Logs(logs::Arguments),
+    /// List the containers that have something, and what they hold
+    Status,
+    /// Look for what keeps containers of this host from their volumes, and tell what mends it
+    Doctor(doctor::Arguments),
     /// Print the effective configuration
     Config,
     /// Tell what an exit code means
@@ -103,6 +109,8 @@ fn run(cli: &Cli) -> Result<()> {
         Verb::Reconcile => maintain::reconcile(&config()?, cli.json),
         Verb::Gc => maintain::gc(&config()?, cli.json),
         Verb::Logs(arguments) => logs::run(arguments, &config()?, cli.json),
+        Verb::Status => status::run(&config()?, cli.json),
+        Verb::Doctor(arguments) => doctor::run(arguments, file.as_deref(), cli.json),
         Verb::Config => show::json(&config()?),
         Verb::Explain(arguments) => explain::run(arguments, cli.json),
         Verb::Install(arguments) => install::install(arguments, file.as_deref(), cli.json),

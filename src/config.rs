@@ -267,7 +267,8 @@ fn runtime_dir_of(uid: u32) -> PathBuf {
 }
 
 /// Where the configuration is read from unless `--config` says otherwise.
-fn default_path(me: &Me) -> PathBuf {
+#[must_use]
+pub fn default_path(me: &Me) -> PathBuf {
     me.user.as_ref().map_or_else(|| DEFAULT_PATH.into(), |user| user.home.join(".config/fs-isolator/config.json"))
 }
 

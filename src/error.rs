@@ -155,6 +155,8 @@ causes! {
         "see `fs-isolator volume list` for what the container holds";
     80 PathInUse "the volume is in use in the container"
         "stop the processes that use it, or detach with --lazy: those go on with it, and new ones do not see it";
+    81 Doctor "the doctor has found faults"
+        "each fault above names its remedy";
 }
 
 impl Cause {
@@ -223,6 +225,12 @@ impl Error {
         &self.what
     }
 
+    /// What to do about it.
+    #[must_use]
+    pub fn how(&self) -> &str {
+        self.remedy.as_deref().unwrap_or(self.cause.remedy())
+    }
+
     /// Why it was refused.
     #[must_use]
     pub fn cause(&self) -> Cause {
@@ -249,7 +257,7 @@ impl fmt::Display for Error {
         }
         line.push_str(&abridged(&self.what));
         line.push_str("; ");
-        line.push_str(self.remedy.as_deref().unwrap_or(self.cause.remedy()));
+        line.push_str(self.how());
         line.push_str(&format!(" [exit {}]", self.cause.code()));
         // One line, whatever an annotation or a file name brought in.
         for c in line.chars() {

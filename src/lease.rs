@@ -206,6 +206,27 @@ impl Leases {
         }
     }
 
+    /// Every lease, void ones too. Nothing is removed, and no lock is taken.
+    ///
+    /// # Errors
+    /// As [`Leases::holders_of`].
+    pub fn all(&self) -> Result<Vec<Lease>> {
+        let doing = || "leases cannot be read".to_owned();
+        let mut all = Vec::new();
+        for volume in tree::names(&self.directory).because(Cause::RuntimeDir, doing)? {
+            let directory = match sys::open_dir(&self.directory, volume.as_ref(), sys::Resolve::BeneathNoLinks) {
+                Err(error) if error.errno == Errno::ENOENT => continue,
+                answer => answer.because(Cause::RuntimeDir, doing)?,
+            };
+            for name in tree::names(&directory).because(Cause::RuntimeDir, doing)? {
+                if let Some(Found::Whole(lease)) = read_in(&directory, &name.to_string_lossy())? {
+                    all.push(*lease);
+                }
+            }
+        }
+        Ok(all)
+    }
+
     fn remove_void_of(&self, name: &str) -> Result<Vec<String>> {
         let mut removed = Vec::new();
         let Some(holders) = Holders::open(&self.directory, name)? else { return Ok(removed) };

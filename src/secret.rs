@@ -69,6 +69,14 @@ fn clone_aside(filesystem: &OwnedFd, file: &OwnedFd, home: &OwnedFd) -> Result<O
     clone.because(Cause::AttachFailed, doing)
 }
 
+/// Sees that a secret's value could be read, and by nobody else.
+///
+/// # Errors
+/// As [`mount`].
+pub fn check(path: &Path) -> Result<()> {
+    value(path).map(drop)
+}
+
 fn value(path: &Path) -> Result<Vec<u8>> {
     let shown = path.display();
     let Some((file, stat)) = trusted::open_file(path)? else {

@@ -428,6 +428,8 @@ pub enum SetPropagation {
     Slave,
     /// Neither receives nor sends.
     Private,
+    /// Receives and sends.
+    Shared,
     /// As it is.
     Keep,
 }
@@ -535,6 +537,7 @@ pub fn mount_setattr(
     let propagation = match propagation {
         SetPropagation::Slave => libc::MS_SLAVE,
         SetPropagation::Private => libc::MS_PRIVATE,
+        SetPropagation::Shared => libc::MS_SHARED,
         SetPropagation::Keep => 0,
     };
     let raw = RawMountAttr { attr_set: attributes.bits(), attr_clr: 0, propagation, userns_fd: 0 };

@@ -1,0 +1,92 @@
+//! Who reads which hooks.d directories on this host.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::runtimes::Program;
+use super::{Finding, toml};
+use crate::me::me;
+
+/// What podman and CRI-O read unless their configuration says otherwise (podman 4.3 and CRI-O 1.37 read nothing else).
+pub const DEFAULT: &str = "/usr/share/containers/oci/hooks.d";
+
+/// Where an administrator would look, and which nobody reads by default.
+pub const ADMINISTRATOR: &str = "/etc/containers/oci/hooks.d";
+
+/// One that reads hooks.d directories: a file of a later one masks those of its name in the others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reader {
+    /// podman, CRI-O, or the option of this command.
+    pub who: &'static str,
+    /// In its order.
+    pub directories: Vec<PathBuf>,
+}
+
+/// Finds them. With `given` directories, as podman's `--hooks-dir`, no configuration counts.
+pub fn find(programs: &[Program], given: &[PathBuf], findings: &mut Vec<Finding>) -> Vec<Reader> {
+    if !given.is_empty() {
+        let directories = given.iter().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone())).collect();
+        return vec![Reader { who: "--hooks-dir", directories }];
+    }
+    let has = |name: &str| programs.iter().any(|program| program.name == name);
+    let mut readers = Vec::new();
+    if has("podman") {
+        let directories = configured(&containers_conf(), "engine", findings);
+        readers.push(Reader { who: "podman", directories });
+    }
+    if has("crio") {
+        let directories = configured(&crio_conf(), "crio.runtime", findings);
+        readers.push(Reader { who: "CRI-O", directories });
+    }
+    readers
+}
+
+/// Files of podman's configuration in the order in which the later ones win (containers.conf(5)).
+fn containers_conf() -> Vec<PathBuf> {
+    if let Some(only) = std::env::var_os("CONTAINERS_CONF") {
+        return vec![only.into()];
+    }
+    let mut files = vec!["/usr/share/containers/containers.conf".into(), "/etc/containers/containers.conf".into()];
+    files.extend(drop_ins(Path::new("/etc/containers/containers.conf.d")));
+    if let Some(user) = &me().user {
+        files.push(user.home.join(".config/containers/containers.conf"));
+        files.extend(drop_ins(&user.home.join(".config/containers/containers.conf.d")));
+    }
+    files
+}
+
+/// The same of CRI-O (crio.conf.d(5)).
+fn crio_conf() -> Vec<PathBuf> {
+    let mut files = vec![PathBuf::from("/etc/crio/crio.conf")];
+    files.extend(drop_ins(Path::new("/etc/crio/crio.conf.d")));
+    files
+}
+
+fn drop_ins(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut files: Vec<PathBuf> = entries.filter(|path| !path.is_dir()).collect();
+    files.sort();
+    files
+}
+
+fn configured(files: &[PathBuf], table: &str, findings: &mut Vec<Finding>) -> Vec<PathBuf> {
+    let mut directories = vec![PathBuf::from(DEFAULT)];
+    for file in files {
+        match std::fs::read_to_string(file) {
+            Ok(text) => {
+                if let Some(found) = toml::strings(&text, table, "hooks_dir") {
+                    directories = found.into_iter().map(PathBuf::from).collect();
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => findings.push(
+                Finding::new("engine-configuration", format!("it cannot be read: {error}"), file.display())
+                    .why("it may name other directories of hooks, and who reads it may fail on it")
+                    .remedy(format!("correct {}", file.display())),
+            ),
+        }
+    }
+    directories
+}

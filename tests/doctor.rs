@@ -1,0 +1,659 @@
+//! `fs-isolator doctor`: faults are planted on a clean host one at a time, and each is found and explained.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+mod common;
+#[allow(dead_code)]
+#[path = "common/mesos.rs"]
+mod mesos;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::*;
+use nix::mount::{MntFlags, MsFlags, umount2};
+use serde_json::{Value, json};
+
+const HOOKS: &str = "/usr/share/containers/oci/hooks.d";
+const PRESTART_FILE: &str = "50-fs-isolator-prestart.json";
+const TOKEN: &str = "0123456789abcdef";
+
+/// A host on which nothing is wrong: the hooks are installed where podman reads them, and of runtimes it has runc and
+/// podman. Its directories of hooks and configurations of engines are its own.
+struct Clean {
+    lab: Lab,
+}
+
+impl Clean {
+    fn new() -> Clean {
+        // On a machine without them nothing need be covered.
+        for directory in ["/usr/share/containers", "/etc/containers", "/etc/crio"].map(Path::new) {
+            if directory.exists() {
+                tmpfs(directory, MsFlags::empty());
+                mode(directory, 0o755);
+            }
+        }
+        labs_in_memory();
+        make_shared(Path::new("/var/lib/fs-isolator-tests"));
+        mode(Path::new("/var/lib/fs-isolator-tests"), 0o755);
+        let clean = Clean { lab: Lab::new("filesystem/linux") };
+        clean.configure(json!({}));
+        fs::create_dir(clean.path("path")).unwrap();
+        clean.program("runc");
+        clean.program("podman");
+        clean.install(&[]);
+        clean
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.lab.dir.join(name)
+    }
+
+    /// Puts one of the machine's programs on the PATH.
+    fn program(&self, name: &str) {
+        let real = ["/usr/sbin", "/usr/bin"].map(|directory| Path::new(directory).join(name));
+        symlink(real.iter().find(|path| path.exists()).unwrap(), self.path("path").join(name)).unwrap();
+    }
+
+    fn configure(&self, more: Value) {
+        let mut config = json!({ "isolation": "filesystem/linux", "request_token": TOKEN,
+            "managers": { "podman": [self.path("storage")], "cri-o": [] } });
+        for (key, value) in more.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        self.lab.configure(config);
+    }
+
+    fn install(&self, more: &[&str]) {
+        let from = Path::new(PRESTART).parent().unwrap().to_str().unwrap();
+        let bin = self.path("bin");
+        self.lab.cli(&[&["install", "--bin-dir", bin.to_str().unwrap(), "--from", from], more].concat()).ok();
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ran {
+        let mut command = Command::new("/usr/bin/timeout");
+        command.args(["60", CLI, "--config"]).arg(self.lab.config()).arg("doctor").args(arguments);
+        run_with(command.env("PATH", self.path("path")).env_remove("CONTAINERS_CONF"), b"")
+    }
+
+    fn findings(&self, arguments: &[&str]) -> Vec<Value> {
+        let ran = self.run(&[&["--json"], arguments].concat());
+        let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
+        let findings = report["findings"].as_array().unwrap().clone();
+        assert_eq!(ran.code, if findings.is_empty() { 0 } else { 81 }, "{ran:?}");
+        findings
+    }
+
+    /// Changes a hooks.d file.
+    fn edit(&self, file: &str, change: impl FnOnce(&mut Value)) {
+        let path = Path::new(HOOKS).join(file);
+        let mut value: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        change(&mut value);
+        fs::write(&path, value.to_string()).unwrap();
+    }
+
+    /// A bundle where podman keeps them.
+    fn bundle(&self, spec: &Value) {
+        let directory = self.path("storage/overlay-containers/0123456789abcdef/userdata");
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("config.json"), spec.to_string()).unwrap();
+    }
+}
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn a_clean_host_has_no_faults() {
+    on(Host::Shared, || {
+        let clean = Clean::new();
+        clean.lab.volume("db");
+        let before = manifest(&clean.lab.dir);
+        let table = mount_table();
+        let ran = clean.run(&[]).ok();
+        assert!(ran.out.contains("podman reads /usr/share/containers/oci/hooks.d"), "{ran:?}");
+        assert!(ran.out.contains("no faults were found") && !ran.out.contains('\x1b'), "{ran:?}");
+        assert!(clean.findings(&["--hooks-dir", HOOKS]).is_empty());
+        assert_eq!((manifest(&clean.lab.dir), mount_table()), (before, table), "it only looks");
+    });
+}
+
+struct Fault {
+    /// The check that must find it, and no other may.
+    check: &'static str,
+    /// What it says must contain these: in where and in the remedy.
+    place: &'static str,
+    remedy: &'static str,
+    plant: fn(&Clean),
+}
+
+const FAULTS: &[Fault] = &[
+    Fault {
+        check: "hooks-not-installed",
+        place: HOOKS,
+        remedy: "fs-isolator install",
+        plant: |_| fs::remove_dir_all(HOOKS).unwrap(),
+    },
+    Fault {
+        check: "hooks-incomplete",
+        place: HOOKS,
+        remedy: "fs-isolator install",
+        plant: |_| fs::remove_file(Path::new(HOOKS).join("50-fs-isolator-poststop.json")).unwrap(),
+    },
+    Fault {
+        check: "hook-masked",
+        place: "/etc/containers/oci/hooks.d/50-fs-isolator-prestart.json",
+        remedy: "rm /etc/containers/oci/hooks.d/50-fs-isolator-prestart.json",
+        plant: |_| {
+            let directory = Path::new("/etc/containers/oci/hooks.d");
+            fs::create_dir_all(directory).unwrap();
+            let other =
+                json!({ "version": "1.0.0", "hook": { "path": "/bin/true" }, "when": {}, "stages": ["prestart"] });
+            fs::write(directory.join(PRESTART_FILE), other.to_string()).unwrap();
+            let conf = format!("[engine]\nhooks_dir = [\n  \"{HOOKS}\",\n  '/etc/containers/oci/hooks.d', # ours\n]\n");
+            fs::write("/etc/containers/containers.conf", conf).unwrap();
+        },
+    },
+    Fault {
+        check: "hooks-not-installed",
+        place: "/srv/hooks",
+        remedy: "fs-isolator install --hooks-dir /srv/hooks",
+        plant: |_| {
+            fs::remove_dir_all(HOOKS).unwrap();
+            fs::create_dir_all("/etc/containers/containers.conf.d").unwrap();
+            fs::write("/etc/containers/containers.conf", "[engine]\nhooks_dir = [\"/srv/first\"]\n").unwrap();
+            fs::write("/etc/containers/containers.conf.d/1.conf", "[engine]\nhooks_dir = [\"/srv/hooks\"]\n").unwrap();
+        },
+    },
+    Fault {
+        check: "hook-executable-missing",
+        place: "bin/fs-isolator-poststart",
+        remedy: "fs-isolator install",
+        plant: |clean| fs::remove_file(clean.path("bin/fs-isolator-poststart")).unwrap(),
+    },
+    Fault {
+        check: "hook-executable-missing",
+        place: "/usr/libexec/fs-isolator-prestrat",
+        remedy: "fs-isolator install",
+        plant: |clean| {
+            clean.edit(PRESTART_FILE, |file| file["hook"]["path"] = json!("/usr/libexec/fs-isolator-prestrat"))
+        },
+    },
+    Fault {
+        check: "hook-executable-mode",
+        place: "bin/fs-isolator-prestart",
+        remedy: "chmod 755",
+        plant: |clean| mode(&clean.path("bin/fs-isolator-prestart"), 0o644),
+    },
+    Fault {
+        check: "hook-executable-unsafe",
+        place: "bin/fs-isolator-prestart",
+        remedy: "chown root",
+        plant: |clean| chown(clean.path("bin/fs-isolator-prestart"), Some(1000), None).unwrap(),
+    },
+    Fault {
+        check: "hooks-dir-unsafe",
+        place: "/hooks.d",
+        remedy: "chmod go-w",
+        plant: |clean| {
+            // What is in it is not at fault, and is reached through another way.
+            let elsewhere = clean.path("hooks.d");
+            fs::create_dir(&elsewhere).unwrap();
+            mode(&elsewhere, 0o777);
+            fs::write("/etc/containers/containers.conf", format!("[engine]\nhooks_dir = [{elsewhere:?}, {HOOKS:?}]\n"))
+                .unwrap();
+        },
+    },
+    Fault {
+        check: "hook-file-unsafe",
+        place: PRESTART_FILE,
+        remedy: "chmod go-w",
+        plant: |_| mode(&Path::new(HOOKS).join(PRESTART_FILE), 0o666),
+    },
+    Fault {
+        check: "hook-file-invalid",
+        place: "/usr/share/containers/oci/hooks.d/99-other.json",
+        remedy: "rm /usr/share/containers/oci/hooks.d/99-other.json",
+        plant: |_| fs::write(Path::new(HOOKS).join("99-other.json"), "{\"version\": \"1.0.0\",").unwrap(),
+    },
+    Fault {
+        check: "hook-file-invalid",
+        place: PRESTART_FILE,
+        remedy: "fs-isolator install",
+        plant: |clean| clean.edit(PRESTART_FILE, |file| file["version"] = json!("0.1.0")),
+    },
+    Fault {
+        check: "hook-file-invalid",
+        place: PRESTART_FILE,
+        remedy: "fs-isolator install",
+        plant: |clean| clean.edit(PRESTART_FILE, |file| file["stages"] = json!(["preStart"])),
+    },
+    Fault {
+        check: "hook-file-invalid",
+        place: PRESTART_FILE,
+        remedy: "fs-isolator install",
+        plant: |clean| clean.edit(PRESTART_FILE, |file| file["when"] = json!({ "annotations": { "^io(": "" } })),
+    },
+    Fault {
+        check: "hook-never-called",
+        place: PRESTART_FILE,
+        remedy: "fs-isolator install",
+        plant: |clean| {
+            clean.edit(PRESTART_FILE, |file| file["when"] = json!({ "annotations": { "^io\\.fs-isolater\\.": "" } }));
+        },
+    },
+    Fault {
+        check: "hook-not-always-called",
+        place: PRESTART_FILE,
+        remedy: "fs-isolator install",
+        plant: |clean| {
+            clean.edit(PRESTART_FILE, |file| {
+                file["when"] = json!({ "annotations": { "^io\\.fs-isolator\\.": "^.*$" } })
+            });
+        },
+    },
+    Fault {
+        check: "hook-unanchored",
+        place: PRESTART_FILE,
+        remedy: "fs-isolator install",
+        plant: |clean| {
+            clean.edit(PRESTART_FILE, |file| file["when"] = json!({ "annotations": { "io.fs-isolator.": "" } }));
+        },
+    },
+    Fault {
+        check: "hook-condition",
+        place: PRESTART_FILE,
+        remedy: "fs-isolator install",
+        plant: |clean| clean.edit(PRESTART_FILE, |file| file["when"]["hasBindMounts"] = json!(true)),
+    },
+    Fault {
+        check: "hook-not-for-all",
+        place: "50-fs-isolator-",
+        remedy: "fs-isolator install",
+        plant: |clean| {
+            let volume = json!({ "container_path": "/tmp", "mode": "RW", "host_path": "tmp" });
+            clean.configure(json!({ "default_container_info": { "type": "MESOS", "volumes": [volume] } }));
+        },
+    },
+    Fault {
+        check: "hook-stage",
+        place: PRESTART_FILE,
+        remedy: "fs-isolator install",
+        plant: |clean| clean.edit(PRESTART_FILE, |file| file["stages"] = json!(["createContainer"])),
+    },
+    Fault {
+        check: "hook-stage-twice",
+        place: PRESTART_FILE,
+        remedy: "fs-isolator install",
+        plant: |clean| clean.edit(PRESTART_FILE, |file| file["stages"] = json!(["prestart", "createRuntime"])),
+    },
+    Fault {
+        check: "hook-twice",
+        place: "60-again.json",
+        remedy: "rm /usr/share/containers/oci/hooks.d/60-again.json",
+        plant: |_| {
+            let directory = Path::new(HOOKS);
+            fs::copy(directory.join(PRESTART_FILE), directory.join("60-again.json")).unwrap();
+        },
+    },
+    Fault {
+        check: "hook-environment",
+        place: PRESTART_FILE,
+        remedy: "fs-isolator install",
+        plant: |clean| {
+            clean.edit(PRESTART_FILE, |file| drop(file["hook"].as_object_mut().unwrap().remove("env")));
+        },
+    },
+    Fault {
+        check: "hook-timeout",
+        place: PRESTART_FILE,
+        remedy: "fs-isolator install",
+        plant: |clean| clean.edit(PRESTART_FILE, |file| file["hook"]["timeout"] = json!(0)),
+    },
+    Fault {
+        check: "hook-configuration",
+        place: "50-fs-isolator-",
+        remedy: "other.json doctor",
+        plant: |clean| {
+            let other = clean.path("other.json");
+            fs::copy(clean.lab.config(), &other).unwrap();
+            for file in names(Path::new(HOOKS)) {
+                clean.edit(&file, |file| file["hook"]["args"][2] = json!(other));
+            }
+        },
+    },
+    Fault {
+        check: "hook-configuration-missing",
+        place: PRESTART_FILE,
+        remedy: "install again",
+        plant: |clean| clean.edit(PRESTART_FILE, |file| file["hook"]["args"][2] = json!("/nonexistent.json")),
+    },
+    Fault {
+        check: "hooks-unread",
+        place: "/etc/containers/oci/hooks.d",
+        remedy: "hooks_dir under [engine]",
+        plant: |clean| clean.install(&["--hooks-dir", "/etc/containers/oci/hooks.d"]),
+    },
+    Fault {
+        check: "podman-image-annotations",
+        place: "path/podman",
+        remedy: "request_token",
+        plant: |clean| clean.configure(json!({ "request_token": null })),
+    },
+    Fault {
+        check: "crun-timeout",
+        place: "50-fs-isolator-",
+        remedy: "take \"timeout\" out",
+        plant: |clean| clean.program("crun"),
+    },
+    Fault {
+        check: "no-runtime",
+        place: "PATH",
+        remedy: "install one",
+        plant: |clean| {
+            for name in ["runc", "podman"] {
+                fs::remove_file(clean.path("path").join(name)).unwrap();
+            }
+        },
+    },
+    Fault {
+        check: "configuration",
+        place: "config.json",
+        remedy: "did you mean \"work_dir\"?",
+        plant: |clean| clean.configure(json!({ "work_dirr": "/x" })),
+    },
+    Fault {
+        check: "configuration",
+        place: "config.json",
+        remedy: "chmod go-w",
+        plant: |clean| mode(&clean.lab.config(), 0o666),
+    },
+    Fault {
+        check: "unsafe-directory",
+        place: "/work",
+        remedy: "chown root",
+        plant: |clean| chown(clean.lab.work(), Some(1000), None).unwrap(),
+    },
+    Fault {
+        check: "unsafe-directory",
+        place: "runtime_dir",
+        remedy: "chmod go-w",
+        plant: |clean| {
+            fs::create_dir(clean.lab.runtime_dir()).unwrap();
+            mode(&clean.lab.runtime_dir(), 0o777);
+        },
+    },
+    Fault {
+        check: "unsafe-directory",
+        place: "/run/fs-isolator/leases",
+        remedy: "chown root",
+        plant: |_| {
+            fs::create_dir("/run/fs-isolator/leases").unwrap();
+            chown("/run/fs-isolator/leases", Some(1000), None).unwrap();
+        },
+    },
+    Fault {
+        check: "manager-directory",
+        place: "/storage",
+        remedy: "chown root",
+        plant: |clean| {
+            fs::create_dir(clean.path("storage")).unwrap();
+            mode(&clean.path("storage"), 0o777);
+        },
+    },
+    Fault {
+        check: "host-path",
+        place: "/nonexistent",
+        remedy: "take /nonexistent out",
+        plant: |clean| clean.configure(json!({ "host_paths": [{ "path": "/nonexistent", "roles": ["a"] }] })),
+    },
+    Fault {
+        check: "secret",
+        place: "secrets db",
+        remedy: "chmod 0400",
+        plant: |clean| {
+            let path = clean.path("secret");
+            fs::write(&path, "x").unwrap();
+            mode(&path, 0o644);
+            clean.configure(json!({ "secrets": [{ "name": "db", "path": path, "roles": ["a"] }] }));
+        },
+    },
+    Fault {
+        check: "disk",
+        place: "/nvme",
+        remedy: "mount it first",
+        plant: |clean| {
+            let root = clean.path("nvme");
+            fs::create_dir(&root).unwrap();
+            clean.configure(json!({ "disks": [{ "name": "nvme", "type": "MOUNT", "mount": { "root": root } }] }));
+        },
+    },
+    Fault {
+        check: "disk",
+        place: "/ssd",
+        remedy: "mount the disk",
+        plant: |clean| {
+            let root = clean.path("ssd");
+            clean.configure(json!({ "disks": [{ "name": "ssd", "type": "PATH", "path": { "root": root } }] }));
+        },
+    },
+    Fault {
+        check: "private-mount",
+        place: "/work",
+        remedy: "mount --make-shared",
+        plant: |clean| {
+            tmpfs(&clean.lab.work(), MsFlags::empty());
+            make_private(&clean.lab.work());
+            mode(&clean.lab.work(), 0o755);
+        },
+    },
+    Fault {
+        check: "volume-reachable",
+        place: "volumes/roles/default/db",
+        remedy: "chmod o-rwx",
+        plant: |clean| {
+            let volume = clean.lab.volume("db");
+            mode(&volume, 0o755);
+            mode(volume.parent().unwrap(), 0o755);
+            mode(&clean.lab.work().join("volumes/roles"), 0o755);
+            mode(&clean.lab.work().join("volumes"), 0o755);
+        },
+    },
+    Fault {
+        check: "container-without-hook",
+        place: "0123456789abcdef/userdata/config.json",
+        remedy: "podman restart",
+        plant: |clean| {
+            let mut spec = spec();
+            spec["annotations"] = json!({ "io.fs-isolator.volumes": "db:data" });
+            spec["hooks"] = json!({ "prestart": [{ "path": "/usr/bin/other" }] });
+            clean.bundle(&spec);
+        },
+    },
+    Fault {
+        check: "stale-record",
+        place: "records/gone.",
+        remedy: "fs-isolator reconcile",
+        plant: |clean| gone(clean, "sandbox=a:/a"),
+    },
+    Fault {
+        check: "void-lease",
+        place: "volume db (default)",
+        remedy: "fs-isolator reconcile",
+        plant: |clean| {
+            clean.lab.volume("db");
+            gone(clean, "db:/srv");
+            fs::remove_dir_all(clean.lab.runtime_dir().join("records")).unwrap();
+        },
+    },
+];
+
+/// A container whose hooks at its end never came.
+fn gone(clean: &Clean, volumes: &str) {
+    let config = clean.lab.config();
+    let text = fs::read(&config).unwrap();
+    let bundles = json!({ "local": [clean.path("bundles")], "podman": [], "cri-o": [] });
+    clean.configure(json!({ "managers": bundles }));
+    let mut container = clean.lab.container(Runtime::Runc, "gone");
+    let token = TOKEN;
+    container.annotate("io.fs-isolator.token", token).hooks(&config, &[("prestart", PRESTART)]);
+    container.ask(volumes).start("sleep 1000");
+    container.kill();
+    container.delete();
+    fs::write(config, text).unwrap();
+}
+
+#[test]
+fn each_fault_is_found_and_explained() {
+    let (sender, wrong) = std::sync::mpsc::channel();
+    for (index, fault) in FAULTS.iter().enumerate() {
+        let sender = sender.clone();
+        on(Host::Shared, move || {
+            let clean = Clean::new();
+            (fault.plant)(&clean);
+            let findings = clean.findings(&[]);
+            let is_explained = |finding: &Value| {
+                let has = |key: &str, text: &str| finding[key].as_str().unwrap().contains(text);
+                finding["check"] == fault.check
+                    && has("where", fault.place)
+                    && has("remedy", fault.remedy)
+                    && ["what", "why"].iter().all(|key| finding[key].as_str().unwrap().len() > 10)
+            };
+            if findings.is_empty() || !findings.iter().all(is_explained) {
+                sender.send(format!("fault {index}, {}: {}", fault.check, json!(findings))).unwrap();
+            }
+        });
+    }
+    drop(sender);
+    let wrong: Vec<String> = wrong.iter().collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn what_it_says_is_for_people() {
+    on(Host::Shared, || {
+        let clean = Clean::new();
+        fs::remove_dir_all(HOOKS).unwrap();
+        let ran = clean.run(&[]);
+        assert_eq!(ran.code, 81);
+        for text in [
+            "hooks-not-installed podman finds none",
+            "  where   /usr/share",
+            "  why     ",
+            "  remedy  fs-isolator install\n",
+        ] {
+            assert!(ran.out.contains(text), "{text:?} in {}", ran.out);
+        }
+        assert!(ran.err.contains("1 fault was found") && ran.err.contains("[exit 81]"), "{ran:?}");
+    });
+}
+
+#[test]
+fn a_mesos_agent_on_work_dir_is_found() {
+    on(Host::Shared, || {
+        let clean = Clean::new();
+        fs::create_dir_all(clean.lab.work().join("meta/slaves")).unwrap();
+        let flag = format!("--work_dir={}", clean.lab.work().display());
+        let agent = mesos::agent(&clean.lab, "mesos-agent", &[&flag]);
+        let findings = clean.findings(&[]);
+        assert!(findings.len() == 1 && findings[0]["check"] == "mesos-agent", "{findings:?}");
+        assert!(findings[0]["what"].as_str().unwrap().contains(&agent.pid().to_string()), "{findings:?}");
+        drop(agent);
+        assert_eq!(clean.findings(&[]), [] as [Value; 0]);
+    });
+}
+
+// What the kernel lacks is found by trying it: strace makes it fail.
+#[test]
+fn what_the_kernel_lacks_is_found() {
+    on(Host::Shared, || {
+        let clean = Clean::new();
+        for (call, check) in [
+            ("mount_setattr:error=ENOSYS", "kernel"),
+            ("open_tree:error=ENOSYS", "kernel"),
+            ("move_mount:error=EINVAL:when=4", "kernel-set-group"),
+            ("fsopen:error=ENOSYS", "kernel-memory-filesystem"),
+        ] {
+            let inject = format!("inject={call}");
+            let mut command = Command::new("/usr/bin/strace");
+            command.args(["-f", "-o", "/dev/null", "-e", &inject, CLI, "--config"]).arg(clean.lab.config());
+            let ran = run_with(command.args(["--json", "doctor"]).env("PATH", clean.path("path")), b"");
+            let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
+            let checks: Vec<_> = report["findings"].as_array().unwrap().iter().map(|one| &one["check"]).collect();
+            assert!(checks.iter().any(|one| *one == check), "{call}: {report:#}");
+        }
+    });
+}
+
+// The machine has both kinds of cgroups where the harness has not covered one.
+#[test]
+fn cgroups_that_crun_refuses_are_found() {
+    on(Host::Shared, || {
+        let clean = Clean::new();
+        clean.program("crun");
+        for file in names(Path::new(HOOKS)) {
+            clean.edit(&file, |file| drop(file["hook"].as_object_mut().unwrap().remove("timeout")));
+        }
+        assert_eq!(clean.findings(&[]), [] as [Value; 0], "without timeouts crun 1.8.1 is well");
+        let unified = Path::new("/sys/fs/cgroup/unified");
+        if !unified.exists() {
+            return;
+        }
+        nix::mount::mount(Some("cgroup2"), unified, Some("cgroup2"), MsFlags::empty(), None::<&str>).unwrap();
+        let findings = clean.findings(&[]);
+        assert_eq!(findings[0]["check"], "crun-cgroups", "{findings:?}");
+        assert_eq!(findings.len(), 1);
+        umount2(unified, MntFlags::MNT_DETACH).unwrap();
+    });
+}
+
+#[test]
+fn status_tells_who_has_what() {
+    on(Host::Shared, || {
+        let lab = Lab::new("filesystem/linux");
+        assert!(lab.cli(&["status"]).ok().out.contains("no container has anything"));
+        let (db, logs) = (lab.volume("db"), lab.volume("logs"));
+        let mut container = lab.container(Runtime::Runc, "web");
+        container.ask("db:data;logs:/var/log/a/directory/with/a/long/name:ro:shared").start("sleep 1000");
+        let shown = |lab: &Lab| serde_json::from_str::<Value>(&lab.cli(&["status", "--json"]).ok().out).unwrap();
+        let all = shown(&lab);
+        let web = &all[0];
+        assert_eq!(all.as_array().unwrap().len(), 1, "{all:#}");
+        assert_eq!(
+            (&web["container"], &web["manager"], &web["state"]),
+            (&json!("web"), &json!("local"), &json!("running"))
+        );
+        assert_eq!((&web["isolator"], &web["pid"]), (&json!("filesystem/linux"), &json!(container.pid())));
+        assert!(web["sandbox"].as_str().unwrap().contains("/sandboxes/local/web."), "{web:#}");
+        let volume = |at: &str| {
+            let all = web["volumes"].as_array().unwrap();
+            all.iter().find(|volume| volume["target"].as_str().unwrap().starts_with(at)).unwrap().clone()
+        };
+        let (first, second) = (volume("/mnt/mesos/sandbox/data"), volume("/var/log"));
+        assert_eq!(
+            (&first["mode"], &first["propagation"], &first["held"]),
+            (&json!("rw"), &json!("slave"), &json!("exclusive"))
+        );
+        assert_eq!(
+            (&second["mode"], &second["propagation"], &second["held"]),
+            (&json!("ro"), &json!("private"), &json!("shared"))
+        );
+        assert_eq!((&first["source"], &second["source"]), (&json!(db), &json!(logs)));
+        let table = lab.cli(&["status"]).ok();
+        assert!(table.lines().iter().all(|line| line.chars().count() <= 80), "{}", table.out);
+        assert!(table.out.contains("web") && table.out.contains("exclusive"), "{}", table.out);
+        // Another configuration sees whose lease it is, and no more.
+        let other = Lab::new("filesystem/linux");
+        let seen = shown(&other);
+        assert_eq!((&seen[0]["container"], &seen[0]["isolator"]), (&json!("web"), &Value::Null), "{seen:#}");
+        let labels: Vec<&str> =
+            seen[0]["volumes"].as_array().unwrap().iter().map(|volume| volume["label"].as_str().unwrap()).collect();
+        assert!(labels.contains(&"db (default)") && labels.contains(&"logs (default)"), "{seen:#}");
+        container.kill();
+        assert_eq!(shown(&lab)[0]["state"], "ended");
+        container.delete();
+        assert_eq!(shown(&lab), json!([]));
+    });
+}
