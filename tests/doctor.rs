@@ -5,6 +5,9 @@ mod common;
 #[allow(dead_code)]
 #[path = "common/mesos.rs"]
 mod mesos;
+#[allow(dead_code)]
+#[path = "common/podman.rs"]
+mod podman;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -562,6 +565,35 @@ fn a_mesos_agent_on_work_dir_is_found() {
         assert!(findings[0]["what"].as_str().unwrap().contains(&agent.pid().to_string()), "{findings:?}");
         drop(agent);
         assert_eq!(clean.findings(&[]), [] as [Value; 0]);
+    });
+}
+
+// podman passes over a hook whose executable is missing: the container runs, and nobody says so. The remedies help.
+#[test]
+fn a_container_that_podman_made_without_hooks_is_found() {
+    on(Host::Shared, || {
+        let podman = podman::Podman::new(Runtime::Runc, "filesystem/linux");
+        podman.lab.volume("db");
+        for name in ["prestart", "poststart"] {
+            fs::remove_file(podman.path(&format!("bin/fs-isolator-{name}"))).unwrap();
+        }
+        podman.start("web", &["--annotation", podman::DB]);
+        let checks = || {
+            let mut command = Command::new(CLI);
+            command.args(["--json", "doctor", "--config"]).arg(podman.lab.config());
+            let ran = run_with(command.env("CONTAINERS_CONF", podman.path("containers.conf")), b"");
+            let report: Value = serde_json::from_str(&ran.out).unwrap();
+            let all = report["findings"].as_array().unwrap().clone();
+            all.into_iter().map(|one| one["check"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let found = checks();
+        let has = |found: &[String], check: &str| found.iter().any(|one| one == check);
+        assert!(has(&found, "hook-executable-missing") && has(&found, "container-without-hook"), "{found:?}");
+        podman.install();
+        assert!(has(&checks(), "container-without-hook"));
+        podman.run(&["restart", "-t", "0", "web"]).ok();
+        let found = checks();
+        assert!(!has(&found, "hook-executable-missing") && !has(&found, "container-without-hook"), "{found:?}");
     });
 }
 
