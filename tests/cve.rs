@@ -686,7 +686,9 @@ fn cve_2026_24260() {
         let text = fs::read_to_string(&path).unwrap();
         let code = text.split("#[cfg(test)]").next().unwrap();
         for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
-            let call = CALLS.iter().find(|call| line.contains(**call));
+            // The doctor asks runtimes for their versions, on the host, when somebody calls it: no hook does.
+            let is_doctor = path.ends_with("src/doctor/runtimes.rs");
+            let call = CALLS.iter().find(|call| line.contains(**call) && !(is_doctor && **call == "Command::new"));
             assert!(call.is_none(), "{}: {line}", path.display());
         }
     }
