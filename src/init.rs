@@ -126,6 +126,17 @@ impl Init {
         Ok(!matches!(self.look()?, Seen::Ended))
     }
 
+    /// Waits for its end, for at most so many milliseconds.
+    ///
+    /// # Errors
+    /// As [`Init::lives`].
+    pub fn wait(&self, milliseconds: u16) -> Result<()> {
+        if let Seen::Alive(pidfd) = self.look()? {
+            sys::ends_within(&pidfd, milliseconds).because(Cause::RuntimeDir, || format!("process {}", self.pid))?;
+        }
+        Ok(())
+    }
+
     /// The live process, if it is one.
     ///
     /// # Errors

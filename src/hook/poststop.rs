@@ -7,6 +7,9 @@ use crate::record::Record;
 use crate::runtime_dir::{Open, RuntimeDir};
 use crate::{logging, undo};
 
+/// For how many milliseconds a container may be dying.
+const DYING: u16 = 1000;
+
 /// Runs the hook. Neither pid, manager nor identity of the state is believed: the record has them.
 ///
 /// # Errors
@@ -17,8 +20,12 @@ pub fn run(id: &str, config: &Config, name: &str) -> Result<()> {
         if let Some(header) = &record.header
             && header.life.may_last()?
         {
-            log::info!("the container lives, or may live (process {}): nothing is undone", header.life.init.pid);
-            return Ok(());
+            // crun has killed it, and does not wait until it has ended.
+            header.life.init.wait(DYING)?;
+            if header.life.may_last()? {
+                log::info!("the container lives, or may live (process {}): nothing is undone", header.life.init.pid);
+                return Ok(());
+            }
         }
         undo::undo(&runtime, record, config).map_err(|errors| {
             let count = errors.len();
