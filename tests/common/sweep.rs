@@ -217,7 +217,8 @@ fn compare(name: &str, counts: &Value) {
     }
     for kind in ["kill", "fault"] {
         let (is, was) = (&counts[kind], &all.get(name).unwrap_or(&Value::Null)[kind]);
-        let fell = was.as_u64().is_none_or(|was| is.as_u64().unwrap() < was);
+        // How often memory is asked for depends on how the program is linked: a twentieth.
+        let fell = was.as_u64().is_none_or(|was| is.as_u64().unwrap() * 20 < was * 19);
         assert!(!fell, "{name}: {kind} was tried at {is} positions, and at {was} before; BLESS=1 writes down what is");
     }
 }
