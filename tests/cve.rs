@@ -218,7 +218,11 @@ fn cve_2021_30465() {
         let (lab, volume, canary) = lab();
         let mut container = lab.container(runtime, "c");
         let a = container.rootfs().join("a");
-        fs::create_dir_all(a.join("x")).unwrap();
+        // There is something where the link leads in the container: only a comparison tells that it is not the volume.
+        let led_to = container.rootfs().join(canary.dir.strip_prefix("/").unwrap());
+        for directory in [&a, &led_to] {
+            fs::create_dir_all(directory.join("x")).unwrap();
+        }
         let table = mount_table();
         container.ask("db:/a/x").shell("echo STARTED");
         let ran = meanwhile(&lab, &mut container, "move_mount", "move_mount(", || swap(&a, &canary.dir));
@@ -255,7 +259,11 @@ fn cve_2024_0132() {
         let (lab, volume, canary) = lab();
         let mut container = lab.container(runtime, "c");
         let a = container.rootfs().join("a");
-        fs::create_dir_all(a.join("x")).unwrap();
+        // There is something where the link leads in the container: only a comparison tells that it is not the volume.
+        let led_to = container.rootfs().join(canary.dir.strip_prefix("/").unwrap());
+        for directory in [&a, &led_to] {
+            fs::create_dir_all(directory.join("x")).unwrap();
+        }
         let table = mount_table();
         container.ask("db:/a/x").shell("echo STARTED");
         let ran = meanwhile(&lab, &mut container, "openat2", "move_mount(", || swap(&a, &canary.dir));

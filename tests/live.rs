@@ -17,18 +17,12 @@ fn each(test: fn(Runtime)) {
     }
 }
 
-/// A command on a container of this lab.
-fn live(lab: &Lab, container: &Container, verb: &str, words: &[&str]) -> Ran {
-    let root = container.root.to_str().unwrap();
-    lab.cli(&[&[verb, "--runtime-root", root, &container.id], words].concat())
-}
-
 fn attach(lab: &Lab, container: &Container, volumes: &[&str]) -> Ran {
-    live(lab, container, "attach", volumes)
+    lab.live(container, "attach", volumes)
 }
 
 fn detach(lab: &Lab, container: &Container, path: &[&str]) -> Ran {
-    live(lab, container, "detach", path)
+    lab.live(container, "detach", path)
 }
 
 #[test]
@@ -162,7 +156,7 @@ fn an_update_is_all_or_nothing() {
         let mut container = lab.container(runtime, "c");
         let script = "while ! [ -e /a/go ]; do sleep 0.02; done; cd /c; while [ -e /a/go ]; do sleep 0.02; done; cd /; sleep 1000";
         container.ask("a:/a;b:data").start(script);
-        let update = |volumes: &[&str]| live(&lab, &container, "update", volumes);
+        let update = |volumes: &[&str]| lab.live(&container, "update", volumes);
         let has = |files: &[&str], not: &[&str]| {
             let yes = files.iter().map(|file| format!("test -e {file}"));
             let no = not.iter().map(|file| format!("test ! -e {file}"));

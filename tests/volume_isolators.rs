@@ -20,12 +20,6 @@ fn each(test: fn(Runtime)) {
     }
 }
 
-/// A command on a container of this lab.
-fn live(lab: &Lab, container: &Container, verb: &str, words: &[&str]) -> Ran {
-    let root = container.root.to_str().unwrap();
-    lab.cli(&[&[verb, "--runtime-root", root, &container.id], words].concat())
-}
-
 /// A lab in which root may have everything below `host`, and read below `read`.
 fn lab_with_host_paths(more: Value) -> Lab {
     let lab = Lab::new("filesystem/linux");
@@ -181,15 +175,15 @@ fn bidirectional_goes_both_ways_and_ours_stays_out() {
             fs::write(host.join("later/x"), "").unwrap();
             container.exec("test -e /h/later/x").ok();
             // What lies below it is the host's, and a mount of ours there would be too.
-            let ran = live(&lab, &container, "attach", &["db:/h/mounted"]);
+            let ran = lab.live(&container, "attach", &["db:/h/mounted"]);
             assert!([24, 50].contains(&ran.code), "{ran:?}");
-            let ran = live(&lab, &container, "attach", &["db:/h/there"]);
+            let ran = lab.live(&container, "attach", &["db:/h/there"]);
             assert!(ran.code != 0 && !mount_table().contains("/there/"), "{ran:?}");
             // Detaching it takes no mount of the host with it.
             if propagation == Some("rslave") {
-                live(&lab, &container, "detach", &["/h"]).ok();
+                lab.live(&container, "detach", &["/h"]).ok();
                 container.exec("test ! -e /h").ok();
-                live(&lab, &container, "attach", &[&ask]).ok();
+                lab.live(&container, "attach", &[&ask]).ok();
                 container.exec("test -e /h/later/x && mount -t tmpfs again /h/mounted").ok();
                 assert!(mount_table().contains(&format!("{}/mounted", host.display())));
                 umount(&host.join("mounted")).unwrap();
@@ -293,13 +287,13 @@ fn a_secret_is_the_containers_alone() {
             let ran = container.exec(look).ok();
             assert_eq!(ran.out, format!("400 1000 1000\n400 1000 1000\n{WORD}tmpfs\n2\n"));
             // Nobody else of the container, without root's capabilities.
-            live(&lab, &container, "attach", &["secret=db:/later"]).ok();
+            lab.live(&container, "attach", &["secret=db:/later"]).ok();
             container.exec(&format!("test \"$(cat /later)\" = {WORD}")).ok();
             for directory in [lab.work(), lab.runtime_dir(), container.bundle.clone(), "/run/fs-isolator".into()] {
                 assert_eq!(with_the_value(&directory), "", "{directory:?}");
             }
             assert!(!mount_table().contains("noswap"), "{}", mount_table());
-            live(&lab, &container, "detach", &["/later"]).ok();
+            lab.live(&container, "detach", &["/later"]).ok();
             container.exec("test ! -e /later").ok();
             container.kill();
             container.delete();
@@ -599,11 +593,11 @@ fn a_running_container_has_them_all() {
             { "container_path": "/s", "mode": "RW", "source": { "type": "SANDBOX_PATH", "sandbox_path": { "type": "SELF", "path": "s" } } },
             { "name": "disk", "role": "default", "disk": { "persistence": { "id": "db" }, "volume": { "container_path": "/db", "mode": "RW" } } },
         ]);
-        live(&lab, &container, "update", &[&request.to_string()]).ok();
+        lab.live(&container, "update", &[&request.to_string()]).ok();
         container.exec("cat /f && ! touch /f && touch /s/x /db/x && test -e /mnt/mesos/sandbox/s/x").ok();
-        live(&lab, &container, "update", &[&json!([request[0]]).to_string()]).ok();
+        lab.live(&container, "update", &[&json!([request[0]]).to_string()]).ok();
         container.exec("cat /f && test ! -e /db && test ! -e /s").ok();
-        live(&lab, &container, "detach", &["/f"]).ok();
+        lab.live(&container, "detach", &["/f"]).ok();
         container.exec("test ! -e /f").ok();
         container.kill();
         container.delete();

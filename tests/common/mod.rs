@@ -256,6 +256,12 @@ impl Lab {
         cli(&all)
     }
 
+    /// A command for people on a running container of this lab.
+    pub fn live(&self, container: &Container, verb: &str, words: &[&str]) -> Ran {
+        let root = container.root.to_str().unwrap();
+        self.cli(&[&[verb, "--runtime-root", root, &container.id], words].concat())
+    }
+
     /// A container with an image of its own: a busybox.
     pub fn container(&self, runtime: Runtime, id: &str) -> Container {
         let container = Container::new(self, runtime, id);
