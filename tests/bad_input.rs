@@ -434,12 +434,13 @@ fn rows() -> Vec<Row> {
 }
 
 /// Standard input that is no state: what the shell gives to the hook, and whether it takes the hook its 5 s.
-const INPUTS: [(&str, &str, &str, bool); 8] = [
+const INPUTS: [(&str, &str, &str, bool); 9] = [
     ("closed", "exec $HOOK <&-", "empty or closed", false),
     ("empty", "exec $HOOK </dev/null", "empty or closed", false),
     ("only to be written", "exec $HOOK 0>/dev/null", "cannot be read", false),
     ("a directory", "exec $HOOK </", "cannot be read", false),
-    ("a terminal", "exec script -qec \"$HOOK\" /dev/null", "a terminal", false),
+    ("a terminal", "sleep 2 | script -qec \"$HOOK\" /dev/null", "a terminal", false),
+    ("a terminal that ends", "exec script -qec \"sleep 0.5; $HOOK\" /dev/null </dev/null", "a terminal", false),
     ("endless", "yes | $HOOK", "does not end", true),
     ("endless and slow", "while printf x; do sleep 1; done | timeout 20 $HOOK", "did not end", true),
     ("silent", "mkfifo $FIFO; exec $HOOK <>$FIFO", "did not end", true),

@@ -26,10 +26,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub fn read_state() -> Result<Vec<u8>> {
     let refused = |what: &str| Error::new(Cause::StateUnreadable, what);
     let stdin = std::io::stdin();
+    let terminal = || refused("standard input is a terminal");
     // Runtimes write before they wait.
     let mut ready = wait_for(&stdin, Duration::ZERO)?;
     if ready == Ready::No && stdin.is_terminal() {
-        return Err(refused("standard input is a terminal"));
+        return Err(terminal());
     }
     let mut kept = Vec::with_capacity(16 << 10);
     let mut chunk = vec![0; 64 << 10];
@@ -70,6 +71,10 @@ pub fn read_state() -> Result<Vec<u8>> {
         return Err(refused("standard input has more than 4 MiB"));
     }
     if kept.is_empty() {
+        // A terminal's end of file may have been typed already.
+        if stdin.is_terminal() {
+            return Err(terminal());
+        }
         return Err(refused("standard input is empty or closed"));
     }
     Ok(kept)
