@@ -5,6 +5,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -57,6 +58,14 @@ impl Init {
 
     pub fn lives(&self) -> bool {
         is_alive(self.pid)
+    }
+
+    /// Whether it ends within a second, without being told to from here.
+    pub fn ends(&self) -> bool {
+        (0..200).any(|_| {
+            std::thread::sleep(Duration::from_millis(5));
+            !self.lives()
+        })
     }
 
     /// A path of the container, seen from the host. It must have no links on its way.
