@@ -6,6 +6,7 @@ mod poststart;
 mod poststop;
 mod prestart;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::config::{self, Config};
@@ -45,12 +46,13 @@ impl Stage {
 }
 
 /// Runs a hook: state on standard input, the cause of a failure as exit code.
-pub fn main(stage: Stage) -> ! {
-    sys::exit(run_and_report(stage))
+pub fn main(stage: Stage, words: Vec<OsString>) -> ! {
+    sys::exit(run_and_report(stage, words))
 }
 
-fn run_and_report(stage: Stage) -> u8 {
-    let config = match arguments(stage, std::env::args_os().skip(1)) {
+fn run_and_report(stage: Stage, words: Vec<OsString>) -> u8 {
+    let ready = sys::reset_process();
+    let config = match arguments(stage, words) {
         Ok(Arguments::Run { config }) => config,
         Ok(Arguments::Print(text)) => {
             println!("{text}");
@@ -62,7 +64,7 @@ fn run_and_report(stage: Stage) -> u8 {
             return failed(stage, &error);
         }
     };
-    match run(stage, config) {
+    match run(stage, ready, config) {
         Ok(()) => 0,
         Err(error) => failed(stage, &error),
     }
@@ -85,9 +87,9 @@ enum Arguments {
     Print(String),
 }
 
-fn arguments(stage: Stage, arguments: impl Iterator<Item = std::ffi::OsString>) -> Result<Arguments> {
+fn arguments(stage: Stage, words: Vec<OsString>) -> Result<Arguments> {
     let mut config = None;
-    let mut arguments = arguments;
+    let mut arguments = words.into_iter();
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some("--version") => {
@@ -112,13 +114,13 @@ fn arguments(stage: Stage, arguments: impl Iterator<Item = std::ffi::OsString>) 
     Ok(Arguments::Run { config })
 }
 
-fn run(stage: Stage, config: Option<PathBuf>) -> Result<()> {
+fn run(stage: Stage, ready: sys::Result<()>, config: Option<PathBuf>) -> Result<()> {
     let unusable = |error: sys::SysError| Error::new(Cause::StateUnreadable, error.to_string());
     let closed = sys::close_inherited();
     // First of all, on every path: `crun delete` dies of SIGPIPE if nobody reads a large state.
     let text = input::read_state();
     closed.map_err(unusable)?;
-    sys::reset_process().map_err(unusable)?;
+    ready.map_err(unusable)?;
     trusted::remember();
     let state = State::parse(&text?)?;
     let named = |error: Error| error.container(&state.id);
@@ -161,7 +163,7 @@ mod tests {
     use super::*;
 
     fn parse(words: &[&str]) -> Result<Arguments> {
-        arguments(Stage::Prestart, words.iter().map(std::ffi::OsString::from))
+        arguments(Stage::Prestart, words.iter().map(OsString::from).collect())
     }
 
     #[test]

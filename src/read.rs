@@ -25,10 +25,9 @@ pub fn known(file: File, stat: &Stat, limit: u64) -> Result<Vec<u8>> {
         return Err(Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
     }
     let length = usize::try_from(stat.size.min(limit)).unwrap_or(0);
-    let mut bytes = vec![0; length + 1];
+    let mut bytes = Vec::new();
     // A regular file gives all it has at once.
-    let count = (&file).read(&mut bytes)?;
-    bytes.truncate(count);
+    let count = sys::read_more(&file, &mut bytes, length + 1)?;
     if count != length || length == 0 {
         file.take((limit + 1).saturating_sub(count as u64)).read_to_end(&mut bytes)?;
     }
@@ -43,7 +42,7 @@ pub fn known(file: File, stat: &Stat, limit: u64) -> Result<Vec<u8>> {
 /// # Errors
 /// What open(2) or read(2) answer.
 pub fn line(path: impl AsRef<Path>) -> Result<String> {
-    let mut buffer = [0; 4096];
-    let count = File::open(path)?.read(&mut buffer)?;
-    Ok(String::from_utf8_lossy(&buffer[..count]).trim_end().to_owned())
+    let mut line = Vec::new();
+    sys::read_more(File::open(path)?, &mut line, 4096)?;
+    Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
 }

@@ -297,6 +297,69 @@ pub fn stat_through(dir: impl AsFd, path: &Path) -> Result<Stat> {
 }
 
 /// Bytes of names that are read at once: so many that one call suffices for most directories.
+/// Standard input, output and error, whatever they are.
+#[must_use]
+pub fn standard() -> [BorrowedFd<'static>; 3] {
+    // SAFETY: this process never closes them; one that was closed before gives EBADF until something is opened in its place.
+    [0, 1, 2].map(|number| unsafe { BorrowedFd::borrow_raw(number) })
+}
+
+/// The words of the command line but the first: as execve(2) gave them to `main`.
+///
+/// # Safety
+/// `values` has as many pointers to NUL-terminated texts as `count` says.
+#[must_use]
+pub unsafe fn arguments(count: libc::c_int, values: *const *const libc::c_char) -> Vec<OsString> {
+    let word = |index: libc::c_int| {
+        // SAFETY: by the contract of this function.
+        let text = unsafe { CStr::from_ptr(*values.offset(index as isize)) };
+        OsStr::from_bytes(text.to_bytes()).to_owned()
+    };
+    (1..count).map(word).collect()
+}
+
+/// The `main` of a hook, called by the C library itself. std's own start, before its `main`, reads the process's table of
+/// mappings and readies a stack for a report of stack overflows: a tenth of what a whole hook costs.
+#[macro_export]
+macro_rules! hook_main {
+    ($stage:ident) => {
+        // SAFETY: the program has no other symbol of this name.
+        #[unsafe(no_mangle)]
+        extern "C" fn main(count: std::ffi::c_int, values: *const *const std::ffi::c_char) -> std::ffi::c_int {
+            // SAFETY: the C library calls main with what execve(2) was given.
+            let arguments = unsafe { $crate::sys::arguments(count, values) };
+            $crate::hook::main($crate::hook::Stage::$stage, arguments)
+        }
+    };
+}
+
+/// Reads once, at most so many bytes, to the end of `bytes`: read(2). What is not read into is not touched.
+///
+/// # Errors
+/// Whatever read(2) answers.
+pub fn read_more(fd: impl AsFd, bytes: &mut Vec<u8>, most: usize) -> nix::Result<usize> {
+    fill(bytes, most, |place| {
+        // SAFETY: the kernel writes at most so many bytes to the place, which is borrowed until it has.
+        let answer = unsafe { libc::read(fd.as_fd().as_raw_fd(), place.as_mut_ptr().cast(), place.len()) };
+        Errno::result(answer).map(isize::unsigned_abs)
+    })
+}
+
+/// Lets the kernel write to room for `most` bytes at the end of `bytes`, which then has what was written: memory that nobody
+/// uses is never cleared, so that it costs no page.
+fn fill(
+    bytes: &mut Vec<u8>,
+    most: usize,
+    write: impl FnOnce(&mut [MaybeUninit<u8>]) -> nix::Result<usize>,
+) -> nix::Result<usize> {
+    bytes.reserve_exact(most);
+    let place = bytes.spare_capacity_mut().get_mut(..most).unwrap_or_default();
+    let count = write(place)?.min(place.len());
+    // SAFETY: the kernel has written so many bytes behind the ones that were there, and they are within the capacity.
+    unsafe { bytes.set_len(bytes.len() + count) };
+    Ok(count)
+}
+
 const NAMES: usize = 32 << 10;
 
 /// Names in an open directory, from its beginning, in the kernel's order.
@@ -318,13 +381,18 @@ pub fn read_on(directory: impl AsFd, most: usize) -> Result<Vec<(OsString, Optio
     const TYPE: usize = 18;
     const NAME: usize = 19;
     let fd = directory.as_fd();
-    let mut buffer = vec![0_u8; NAMES];
+    let mut buffer = Vec::new();
     let mut names = Vec::new();
     loop {
-        // SAFETY: the kernel writes at most so many bytes to the buffer, which lives on.
-        let count = unsafe { libc::syscall(libc::SYS_getdents64, fd.as_raw_fd(), buffer.as_mut_ptr(), buffer.len()) };
-        let count = Errno::result(count).named("getdents64", "")? as usize;
-        let mut rest = buffer.get(..count).unwrap_or_default();
+        buffer.clear();
+        fill(&mut buffer, NAMES, |place| {
+            // SAFETY: the kernel writes at most so many bytes to the place, which is borrowed until it has.
+            let answer =
+                unsafe { libc::syscall(libc::SYS_getdents64, fd.as_raw_fd(), place.as_mut_ptr(), place.len()) };
+            Errno::result(answer).map(|count| count as usize)
+        })
+        .named("getdents64", "")?;
+        let mut rest = &buffer[..];
         if rest.is_empty() {
             return Ok(names);
         }
@@ -884,16 +952,16 @@ pub fn modified(fd: impl AsFd) -> Result<i64> {
 /// `EOPNOTSUPP` where the filesystem has no extended attributes, `ERANGE` where it is larger, or whatever else
 /// fgetxattr(2) answers.
 pub fn get_xattr(fd: impl AsFd, name: &CStr) -> Result<Option<Vec<u8>>> {
-    let mut value = vec![0_u8; 4 << 10];
-    // SAFETY: `name` is NUL-terminated, and the kernel writes at most the length that is passed.
-    let answer =
-        unsafe { libc::fgetxattr(fd.as_fd().as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
-    match Errno::result(answer) {
+    let mut value = Vec::new();
+    let fd = fd.as_fd().as_raw_fd();
+    let answer = fill(&mut value, 4 << 10, |place| {
+        // SAFETY: `name` is NUL-terminated, and the kernel writes at most the length that is passed.
+        let answer = unsafe { libc::fgetxattr(fd, name.as_ptr(), place.as_mut_ptr().cast(), place.len()) };
+        Errno::result(answer).map(isize::unsigned_abs)
+    });
+    match answer {
         Err(Errno::ENODATA) => Ok(None),
-        answer => {
-            value.truncate(answer.named("fgetxattr", format_args!("{name:?}"))?.unsigned_abs());
-            Ok(Some(value))
-        }
+        answer => answer.map(|_| Some(value)).named("fgetxattr", format_args!("{name:?}")),
     }
 }
 
@@ -1010,14 +1078,14 @@ impl Filesystem {
     }
 }
 
-/// Readies the process for work whatever it inherited: umask 0 (crun gives it, others do not), no blocked signals (crun
-/// blocks nearly all).
+/// Readies the process for work whatever it inherited: umask 0 (crun gives it, others do not), no signal blocked (crun
+/// blocks nearly all) but SIGPIPE: who writes to what nobody reads is told so.
 ///
 /// # Errors
 /// Whatever sigprocmask(2) answers.
 pub fn reset_process() -> Result<()> {
     reset_umask();
-    nix::sys::signal::SigSet::empty().thread_set_mask().named("sigprocmask", "")
+    nix::sys::signal::SigSet::from(nix::sys::signal::Signal::SIGPIPE).thread_set_mask().named("sigprocmask", "")
 }
 
 /// Raises the soft limit of descriptors to the hard one: it is for programs that use select(2).

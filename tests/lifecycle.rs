@@ -687,6 +687,42 @@ fn what_a_runtime_leaves_set_or_open_or_writes_besides_does_not_matter() {
     });
 }
 
+// A hook has no start of std's, which would see to both.
+#[test]
+fn standard_streams_that_are_closed_or_broken() {
+    on(Host::Shared, || {
+        let lab = Lab::new("filesystem/linux");
+        let mut container = lab.container(Runtime::Crun, "c");
+        container.ask("missing:/d").write();
+        let mut state = container.state(1);
+        state["status"] = json!("hibernating");
+        let (config, trace) = (lab.config(), lab.dir.join("trace"));
+        for program in [PRESTART, POSTSTART, POSTSTOP] {
+            let of_closed = format!(
+                "exec strace -f -y -e trace=write -o {} sh -c 'exec {program} --config {} >&- 2>&-'",
+                trace.display(),
+                config.display()
+            );
+            let code = run_with(Command::new("sh").args(["-c", &of_closed]), state.to_string().as_bytes()).code;
+            let lines = fs::read_to_string(&trace).unwrap();
+            let said: Vec<&str> = lines.lines().filter(|line| line.contains("write(2<")).collect();
+            assert!(
+                !said.is_empty() && said.iter().all(|line| line.contains("write(2</dev/null")),
+                "{program}: {lines}"
+            );
+            assert!(!lines.contains("write(1<"), "{program}: {lines}");
+
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            let mut broken = Command::new(program);
+            broken.arg("--config").arg(&config).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(writer);
+            let mut child = broken.spawn().unwrap();
+            child.stdin.take().unwrap().write_all(state.to_string().as_bytes()).unwrap();
+            assert_eq!(child.wait().unwrap().code(), Some(code), "{program}");
+        }
+    });
+}
+
 /// Runs a hook and writes this to it; its exit code, and whether it took all.
 fn feed(program: &str, arguments: &[&str], text: &str) -> (i32, bool) {
     let mut command = Command::new(program);

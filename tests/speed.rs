@@ -17,9 +17,6 @@ use init::Init;
 /// two. poststart gives slave back, as with crun. Whoever raises one says why; lower ones are written down.
 const COUNTS: [(&str, (usize, usize)); 3] = [("prestart", (92, 25)), ("poststart", (79, 24)), ("poststop", (67, 15))];
 
-/// The last call of std before main, in a static program.
-const LAST_BEFORE_MAIN: &str = "rt_sigaction(SIGBUS, {";
-
 /// System calls after main, without the one that ends it, with the state in a pipe whose writer is gone.
 fn calls(lab: &Lab, program: &str, state: &str) -> usize {
     let trace = lab.dir.join("trace");
@@ -31,8 +28,9 @@ fn calls(lab: &Lab, program: &str, state: &str) -> usize {
     let out = command.output().unwrap();
     assert!(out.status.success(), "{out:?}");
     let text = fs::read_to_string(&trace).unwrap();
-    let (_, after) = text.rsplit_once(LAST_BEFORE_MAIN).unwrap();
-    after.lines().skip(1).filter(|line| !line.starts_with(['+', '-']) && !line.starts_with("exit_group(")).count()
+    let is_call = |line: &&str| !line.starts_with(['+', '-']) && !line.starts_with("exit_group(");
+    let calls: Vec<&str> = text.lines().filter(is_call).collect();
+    calls.len() - main_begins(&calls)
 }
 
 /// Calls of the three hooks of a container with so many volumes.

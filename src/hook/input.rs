@@ -2,16 +2,22 @@
 #![forbid(unsafe_code)]
 
 use std::io::IsTerminal;
-use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
 
 use crate::error::{Cause, Error, Result};
+use crate::sys;
 
 /// Largest state that is kept, in bytes: Kubernetes allows 256 KiB of annotations.
 pub const LARGEST: usize = 4 << 20;
+
+/// Most that is read at once, in bytes: all that a pipe holds.
+const CHUNK: usize = 64 << 10;
 
 /// For how long standard input is read: runtimes write the state at once, and close it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -25,21 +31,20 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// [`Cause::StateUnreadable`] for a terminal, an end without any data, more than 4 MiB, or no end within 5 s.
 pub fn read_state() -> Result<Vec<u8>> {
     let refused = |what: &str| Error::new(Cause::StateUnreadable, what);
-    let stdin = std::io::stdin();
+    let [stdin, ..] = sys::standard();
     let terminal = || refused("standard input is a terminal");
     // Runtimes write before they wait.
-    let mut ready = wait_for(&stdin, Duration::ZERO)?;
+    let mut ready = look()?;
     if ready == Ready::No && stdin.is_terminal() {
         return Err(terminal());
     }
-    let mut kept = Vec::with_capacity(16 << 10);
-    let mut chunk = vec![0; 64 << 10];
+    let mut kept = Vec::new();
     let deadline = Instant::now() + PATIENCE;
     let mut too_large = false;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if ready == Ready::No && !left.is_zero() {
-            ready = wait_for(&stdin, left)?;
+            ready = wait_for(stdin, left)?;
         }
         if ready == Ready::No {
             return Err(refused(if too_large {
@@ -49,16 +54,15 @@ pub fn read_state() -> Result<Vec<u8>> {
             }));
         }
         // Not through std's reader, whose buffer poll would not know.
-        match nix::unistd::read(&stdin, &mut chunk) {
+        match sys::read_more(stdin, &mut kept, CHUNK) {
             Ok(0) => break,
             Ok(count) => {
-                if too_large || kept.len() + count > LARGEST {
+                if too_large || kept.len() > LARGEST {
                     too_large = true;
-                } else {
-                    kept.extend_from_slice(&chunk[..count]);
+                    kept.clear();
                 }
                 // Nobody writes any more, and this was all there was.
-                if ready == Ready::ToItsEnd && count < chunk.len() {
+                if ready == Ready::ToItsEnd && count < CHUNK {
                     break;
                 }
             }
@@ -88,23 +92,49 @@ enum Ready {
     ToItsEnd,
 }
 
-fn wait_for(file: impl AsFd, wait: Duration) -> Result<Ready> {
-    let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
-    loop {
-        let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, wait) {
-            Err(Errno::EINTR) => {}
-            Err(error) => {
-                return Err(Error::new(
-                    Cause::StateUnreadable,
-                    format!("standard input cannot be waited for: {error}"),
-                ));
-            }
-            Ok(0) => return Ok(Ready::No),
-            Ok(_) if fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)) => {
-                return Ok(Ready::ToItsEnd);
-            }
-            Ok(_) => return Ok(Ready::Yes),
+/// A first look at standard input. Of all three standard descriptors those that are closed become /dev/null, so that no file
+/// of this hook gets their numbers and a log line is written into it.
+fn look() -> Result<Ready> {
+    let [stdin, stdout, stderr] = sys::standard();
+    let mut fds = [
+        PollFd::new(stdin, PollFlags::POLLIN),
+        PollFd::new(stdout, PollFlags::empty()),
+        PollFd::new(stderr, PollFlags::empty()),
+    ];
+    until_told(&mut fds, PollTimeout::ZERO)?;
+    for fd in &fds {
+        if fd.revents().is_some_and(|events| events.contains(PollFlags::POLLNVAL)) {
+            // The lowest number that is free.
+            let null = open("/dev/null", OFlag::O_RDWR, Mode::empty()).map_err(cannot_wait)?;
+            std::mem::forget(null);
         }
+    }
+    Ok(ready(&fds[0]))
+}
+
+fn wait_for(stdin: BorrowedFd<'_>, wait: Duration) -> Result<Ready> {
+    let mut fds = [PollFd::new(stdin, PollFlags::POLLIN)];
+    until_told(&mut fds, PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX))?;
+    Ok(ready(&fds[0]))
+}
+
+fn until_told(fds: &mut [PollFd<'_>], wait: PollTimeout) -> Result<()> {
+    loop {
+        match poll(fds, wait) {
+            Err(Errno::EINTR) => {}
+            answer => return answer.map(drop).map_err(cannot_wait),
+        }
+    }
+}
+
+fn cannot_wait(error: Errno) -> Error {
+    Error::new(Cause::StateUnreadable, format!("standard input cannot be waited for: {error}"))
+}
+
+fn ready(stdin: &PollFd<'_>) -> Ready {
+    match stdin.revents() {
+        Some(events) if events.contains(PollFlags::POLLHUP) => Ready::ToItsEnd,
+        Some(events) if !events.is_empty() => Ready::Yes,
+        _ => Ready::No,
     }
 }

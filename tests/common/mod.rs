@@ -684,6 +684,13 @@ pub fn is_alive(pid: i32) -> bool {
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
+/// Where main begins in a trace of a static program: behind the last call of std's start, or with the first of a hook, which
+/// has none.
+pub fn main_begins(calls: &[&str]) -> usize {
+    let std_ends = calls.iter().rposition(|line| line.starts_with("rt_sigaction(SIGBUS, {"));
+    std_ends.map_or_else(|| calls.iter().position(|line| line.starts_with("umask(")).unwrap(), |last| last + 1)
+}
+
 #[track_caller]
 pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);

@@ -16,9 +16,6 @@ use crate::common::*;
 /// What calls fail with.
 const ERRORS: [&str; 7] = ["ENOSYS", "EPERM", "EIO", "ENOSPC", "EMFILE", "EINTR", "ENOMEM"];
 
-/// The last call of std before main, in a static program: what comes before changes nothing and is the same in each.
-const LAST_BEFORE_MAIN: &str = "rt_sigaction(SIGBUS, {";
-
 /// Calls that cannot fail, by their manual pages. brk(2) of the kernel tells no errors, but where the end is; close(2) gives
 /// the descriptor back whatever it says, which strace cannot do: locks would stay.
 const NEVER_FAIL: [&str; 10] =
@@ -182,13 +179,13 @@ pub fn sweep(name: &str, dir: &Path, scene: &mut dyn Scene) {
     compare(name, &json!(counts));
 }
 
-/// How many calls are made before main, and all positions after.
+/// How many calls are made before main, which change nothing and are the same in each program, and all positions after.
 fn positions(trace: &str) -> (usize, Vec<Position>) {
     // Each line begins with the process.
     let calls = trace.lines().map(|line| line.split_once(' ').unwrap().1.trim_start());
     let calls: Vec<&str> = calls.filter(|line| !line.starts_with(['+', '-'])).collect();
     assert!(!calls.iter().any(|line| line.starts_with("clone") || line.contains("fork(")), "it starts another process");
-    let main = 1 + calls.iter().position(|line| line.starts_with(LAST_BEFORE_MAIN)).unwrap();
+    let main = main_begins(&calls);
     let mut counts = BTreeMap::new();
     let all: Vec<Position> = calls
         .iter()
