@@ -1,82 +1,18 @@
-//! The examples, as they are written: run on a machine whose changes are thrown away.
+//! The files of the examples. Their commands are run by documents.rs.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod common;
+#[path = "common/documents.rs"]
+mod documents;
+#[path = "common/throw_away.rs"]
+mod throw_away;
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::*;
-use nix::mount::{MsFlags, mount};
-
-fn project() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Makes the folders that the examples write to forget everything: an overlay whose upper half is memory.
-fn throw_away_changes() {
-    let memory = PathBuf::from("/dev/shm");
-    mount(Some("tmpfs"), &memory, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
-    for folder in ["/etc", "/usr", "/srv", "/var/lib"] {
-        let name = folder.replace('/', "_");
-        let (upper, work) = (memory.join(format!("{name}.upper")), memory.join(format!("{name}.work")));
-        fs::create_dir_all(&upper).unwrap();
-        fs::create_dir_all(&work).unwrap();
-        let options = format!("lowerdir={folder},upperdir={},workdir={}", upper.display(), work.display());
-        mount(Some("overlay"), folder, Some("overlay"), MsFlags::empty(), Some(options.as_str())).unwrap();
-    }
-    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
-    // podman's storage is an overlay itself, which cannot lie on another.
-    tmpfs(Path::new("/var/lib/containers"), MsFlags::empty());
-    fs::write("/etc/containers/containers.conf", "").unwrap();
-    for folder in ["/usr/share/containers/oci/hooks.d", "/etc/fs-isolator"] {
-        let _ = fs::remove_dir_all(folder);
-    }
-    fs::copy(CLI, "/usr/bin/fs-isolator").unwrap();
-}
-
-/// Runs the indented commands of an example's README in its folder.
-fn follow_readme(example: &str, engine_setup: &str) -> Ran {
-    let folder = project().join("examples").join(example);
-    let readme = fs::read_to_string(folder.join("README.md")).unwrap();
-    let commands: Vec<&str> = readme.lines().filter_map(|line| line.strip_prefix("    ")).collect();
-    assert!(commands.contains(&"fs-isolator install"), "{example}");
-    let script = commands.join("\n").replace(
-        "fs-isolator install",
-        &format!("fs-isolator install --from {}", Path::new(PRESTART).parent().unwrap().display()),
-    );
-    run_with(Command::new("bash").args(["-euc", &format!("{engine_setup}\n{script}")]).current_dir(&folder), b"")
-}
-
-#[test]
-fn runc_by_its_readme() {
-    on(Host::Shared, || {
-        throw_away_changes();
-        let ran = follow_readme("runc", "").ok();
-        assert!(ran.out.ends_with("\n1\n1\n1\n"), "{ran:#?}");
-    });
-}
-
-#[test]
-fn crun_by_its_readme() {
-    on(Host::Shared, || {
-        throw_away_changes();
-        let ran = follow_readme("crun", "").ok();
-        assert!(ran.out.ends_with("\n1\n1\n1\n"), "{ran:#?}");
-    });
-}
-
-#[test]
-fn podman_by_its_readme() {
-    on(Host::Shared, || {
-        throw_away_changes();
-        // What a machine without CAP_SYS_RESOURCE needs, and others do not.
-        let limits = "printf '[containers]\\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\\n'";
-        let ran = follow_readme("podman", &format!("{limits} > /etc/containers/containers.conf")).ok();
-        assert!(ran.out.ends_with("\n1\n1\n1\n"), "{ran:#?}");
-    });
-}
+use documents::project;
+use throw_away::throw_away_changes;
 
 #[test]
 fn crio_files_follow_their_schemas() {
