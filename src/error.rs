@@ -1,7 +1,7 @@
 //! Why something was refused: one [`Cause`] per reason, each with its exit code and its remedy.
 //!
 //! The exit code is the only thing of a failed hook that every runtime passes on (crun discards
-//! stderr), so it tells the whole cause; `fs-isolator explain CODE` and the README say what it means.
+//! stderr), so it tells the whole cause; `fs-isolator explain CODE` and docs/exit-codes.md say what it means.
 #![forbid(unsafe_code)]
 
 use std::fmt;

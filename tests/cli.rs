@@ -209,15 +209,15 @@ fn config_prints_what_counts_and_hides_the_token() {
 }
 
 #[test]
-fn every_exit_code_is_explained_here_and_in_the_readme() {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+fn every_exit_code_is_explained_here_and_in_the_documents() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/exit-codes.md")).unwrap();
     for cause in fs_isolator::error::Cause::ALL {
         let code = cause.code().to_string();
         let ran = cli(&["explain", &code]).ok();
         assert!(ran.out.contains(cause.title()) && ran.out.contains(cause.remedy()));
         assert!(
-            readme.contains(&format!("| {code} | {} |", cause.title())),
-            "the README's table lacks {code} {}",
+            page.contains(&format!("| {code} | {} |", cause.title())),
+            "docs/exit-codes.md lacks {code} {}",
             cause.title()
         );
     }

@@ -8,41 +8,302 @@ mod documents;
 mod throw_away;
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::*;
 use documents::project;
-use throw_away::throw_away_changes;
+use nix::mount::{MsFlags, mount};
+use serde_json::{Value, json};
+use throw_away::{IMAGE, install, seed_image, throw_away_changes};
 
-#[test]
-fn crio_files_follow_their_schemas() {
-    let schema = project().join("tests/fixtures/hooks.d.schema.json");
-    for name in names(&project().join("hooks")) {
-        let file = project().join("hooks").join(&name);
-        run("jsonschema", &["-i", file.to_str().unwrap(), schema.to_str().unwrap()]).ok();
-        // The check can fail.
-        let text = fs::read_to_string(&file).unwrap().replace("\"timeout\"", "\"timeouts\"");
-        let broken = std::env::temp_dir().join(format!("{}-{name}", std::process::id()));
-        fs::write(&broken, text).unwrap();
-        run("jsonschema", &["-i", broken.to_str().unwrap(), schema.to_str().unwrap()]).failed();
-        fs::remove_file(broken).unwrap();
+/// Documents of a YAML, TOML or JSON file.
+fn documents_of(file: &Path) -> Vec<Value> {
+    let program = "import json, sys, tomllib, yaml\n\
+                   name = sys.argv[1]\n\
+                   file = open(name, 'rb')\n\
+                   print(json.dumps([tomllib.load(file)] if name.endswith(('.toml', '.conf')) else list(yaml.safe_load_all(file))))";
+    let ran = run("python3", &["-c", program, file.to_str().unwrap()]).ok();
+    serde_json::from_str(&ran.out).unwrap()
+}
+
+fn example(name: &str) -> PathBuf {
+    project().join("examples").join(name)
+}
+
+/// What a schema has against each of these; nothing where it matches.
+fn against(schema: &str, documents: &[Value]) -> Vec<Option<String>> {
+    let program = "import json, sys\n\
+                   from jsonschema import Draft7Validator\n\
+                   schema = json.load(open(sys.argv[1]))\n\
+                   Draft7Validator.check_schema(schema)\n\
+                   errors = Draft7Validator(schema).iter_errors\n\
+                   print(json.dumps([next((e.message for e in errors(each)), None) for each in json.load(sys.stdin)]))";
+    let schema = project().join("tests/fixtures").join(schema);
+    let mut command = Command::new("python3");
+    let ran = run_with(command.args(["-c", program]).arg(schema), json!(documents).to_string().as_bytes()).ok();
+    serde_json::from_str(&ran.out).unwrap()
+}
+
+/// Each value below a document, by its path, replaced by one of another type.
+fn broken(document: &Value) -> Vec<(String, Value)> {
+    fn paths(value: &Value, at: &str, all: &mut Vec<String>) {
+        let inner: Vec<(String, &Value)> = match value {
+            Value::Object(map) => {
+                map.iter().map(|(key, value)| (key.replace('~', "~0").replace('/', "~1"), value)).collect()
+            }
+            Value::Array(items) => {
+                items.iter().enumerate().map(|(number, value)| (number.to_string(), value)).collect()
+            }
+            _ => Vec::new(),
+        };
+        for (key, value) in inner {
+            let path = format!("{at}/{key}");
+            paths(value, &path, all);
+            all.push(path);
+        }
     }
-    let folder = project().join("examples/cri-o");
-    let toml = "import tomllib, sys; print(tomllib.load(open(sys.argv[1], 'rb'))['crio']['runtime']['hooks_dir'][0])";
-    let conf = folder.join("10-fs-isolator.conf");
-    let directory = run("python3", &["-c", toml, conf.to_str().unwrap()]).ok();
-    assert_eq!(directory.out.trim(), "/usr/share/containers/oci/hooks.d");
-    let pod = fs::read_to_string(folder.join("pod.yaml")).unwrap();
-    let request = pod.lines().find_map(|line| line.trim().strip_prefix("io.fs-isolator.volumes/postgres: ")).unwrap();
-    assert_eq!(
-        fs_isolator::request::volumes(request.trim_matches('"')).unwrap()[0].label(),
-        "db:/var/lib/postgresql/data"
-    );
-    for example in ["cri-o", "podman", "runc", "crun"] {
-        let config = fs::read(project().join("examples").join(example).join("config.json")).unwrap();
-        fs_isolator::config::Config::parse(&config).unwrap();
+    let mut all = Vec::new();
+    paths(document, "", &mut all);
+    let replaced = all.into_iter().map(|path| {
+        let mut copy = document.clone();
+        let place = copy.pointer_mut(&path).unwrap();
+        *place = if place.is_null() { json!(1) } else { Value::Null };
+        (path, copy)
+    });
+    replaced.collect()
+}
+
+// Facts of the API references are in the schemas. They know only the fields that are used, and these strictly: a value of
+// another type is found wherever it stands, and so is a field that nobody knows.
+#[test]
+fn files_for_what_does_not_run_here_follow_their_schemas() {
+    for (file, schema, count) in [
+        ("kubernetes/node-setup.yaml", "kubernetes.schema.json", 3),
+        ("kubernetes/statefulset.yaml", "kubernetes.schema.json", 3),
+        ("kubernetes/user-namespace.yaml", "kubernetes.schema.json", 1),
+        ("cri-o/pod.yaml", "kubernetes.schema.json", 1),
+        ("quadlet/kube.yaml", "kubernetes.schema.json", 1),
+        ("nomad/files.nomad.json", "nomad.schema.json", 1),
+        ("docker/hooks.json", "oci-add-hooks.schema.json", 1),
+        ("docker/daemon.json", "docker-daemon.schema.json", 1),
+        ("containerd/config.toml", "containerd.schema.json", 1),
+    ] {
+        let documents = documents_of(&example(file));
+        assert_eq!(documents.len(), count, "{file}");
+        assert_eq!(against(schema, &documents), vec![None; count], "{file}");
+        for document in documents {
+            let mut unknown = document.clone();
+            unknown["unknown"] = json!({});
+            let (mut paths, mut copies): (Vec<_>, Vec<_>) = broken(&document).into_iter().unzip();
+            paths.push("unknown".to_owned());
+            copies.push(unknown);
+            let answers = against(schema, &copies).into_iter().zip(paths);
+            let passed: Vec<String> = answers.filter(|(answer, _)| answer.is_none()).map(|(_, path)| path).collect();
+            assert!(passed.is_empty(), "{file}: {passed:?}");
+        }
     }
 }
+
+// What the schema asks of the pod that touches nodes.
+#[test]
+fn the_daemonset_with_any_privilege_more_is_refused() {
+    let document = documents_of(&example("kubernetes/node-setup.yaml")).pop().unwrap();
+    let install = "/spec/template/spec/initContainers/0/securityContext";
+    for (path, value) in [
+        (format!("{install}/privileged"), json!(true)),
+        (format!("{install}/allowPrivilegeEscalation"), json!(true)),
+        (format!("{install}/readOnlyRootFilesystem"), json!(false)),
+        (format!("{install}/capabilities"), json!({ "drop": ["ALL"], "add": ["SYS_ADMIN"] })),
+        (format!("{install}/seccompProfile/type"), json!("Unconfined")),
+        ("/spec/template/spec/automountServiceAccountToken".to_owned(), json!(true)),
+        ("/spec/template/spec/containers/0/securityContext".to_owned(), json!({})),
+    ] {
+        let mut more = document.clone();
+        *more.pointer_mut(&path).unwrap() = value;
+        assert!(against("kubernetes.schema.json", &[more])[0].is_some(), "{path}");
+    }
+    let mut namespaces = document.clone();
+    namespaces["spec"]["template"]["spec"]["hostPID"] = json!(true);
+    assert!(against("kubernetes.schema.json", &[namespaces])[0].is_some());
+}
+
+// What pins the pod: each part names the next.
+#[test]
+fn the_statefulset_is_pinned_to_the_node_of_its_volume() {
+    let documents = documents_of(&example("kubernetes/statefulset.yaml"));
+    let [class, volume, set] = &documents[..] else { panic!("{documents:#?}") };
+    let template = &set["spec"]["volumeClaimTemplates"][0];
+    assert_eq!(class["metadata"]["name"], volume["spec"]["storageClassName"]);
+    assert_eq!(class["metadata"]["name"], template["spec"]["storageClassName"]);
+    let name = |value: &Value| value["metadata"]["name"].as_str().unwrap().to_owned();
+    assert_eq!(volume["spec"]["claimRef"]["name"], json!(format!("{}-{}-0", name(template), name(set))));
+    assert_eq!(volume["spec"]["claimRef"]["namespace"], set["metadata"]["namespace"]);
+    assert_eq!(volume["spec"]["accessModes"], template["spec"]["accessModes"]);
+    assert_eq!(volume["spec"]["capacity"], template["spec"]["resources"]["requests"]);
+    assert_eq!(set["spec"]["selector"]["matchLabels"], set["spec"]["template"]["metadata"]["labels"]);
+}
+
+// The annotation of each file is a request, of a namespace that may use the role, for a container that is there.
+#[test]
+fn requests_of_the_examples_are_understood() {
+    let mut seen = 0;
+    for file in ["kubernetes/statefulset.yaml", "kubernetes/user-namespace.yaml", "cri-o/pod.yaml", "quadlet/kube.yaml"]
+    {
+        for document in documents_of(&example(file)) {
+            let pod = document.pointer("/spec/template").unwrap_or(&document);
+            let Some(annotations) = pod["metadata"]["annotations"].as_object() else { continue };
+            let containers = pod["spec"]["containers"].as_array().unwrap();
+            for (key, value) in annotations {
+                let asked = fs_isolator::request::volumes(value.as_str().unwrap()).unwrap();
+                assert_eq!(asked.len(), 1, "{file}");
+                let name = key.strip_prefix("io.fs-isolator.volumes").unwrap().strip_prefix('/');
+                assert!(name.is_none_or(|name| containers.iter().any(|container| container["name"] == name)), "{file}");
+                let role = value.as_str().unwrap().rsplit_once("role=").map(|(_, role)| role);
+                assert!(role.is_none_or(|role| role == "team-a" || role.starts_with("team-a/")), "{file}");
+                seen += 1;
+            }
+        }
+    }
+    assert_eq!(seen, 4);
+}
+
+#[test]
+fn configurations_of_the_examples_are_valid() {
+    for name in ["cri-o", "podman", "runc", "crun", "docker", "containerd"] {
+        let config = fs::read(example(name).join("config.json")).unwrap();
+        fs_isolator::config::Config::parse(&config).unwrap();
+    }
+    let crio = documents_of(&example("cri-o/10-fs-isolator.conf"));
+    assert_eq!(crio[0]["crio"]["runtime"]["hooks_dir"], json!(["/usr/share/containers/oci/hooks.d"]));
+    for name in names(&project().join("hooks")) {
+        let text = fs::read_to_string(project().join("hooks").join(&name)).unwrap();
+        let broken = text.replace("\"timeout\"", "\"timeouts\"");
+        let both = [&text, &broken].map(|text| serde_json::from_str(text).unwrap());
+        assert!(matches!(against("hooks.d.schema.json", &both)[..], [None, Some(_)]), "{name}");
+    }
+}
+
+// The DaemonSet's pod as it is, by podman, on a machine without this project: it may do nothing but install.
+#[test]
+fn the_daemonsets_pod_installs_with_no_capability() {
+    on(Host::Shared, || {
+        throw_away_changes();
+        seed_image();
+        fs::remove_file("/usr/bin/fs-isolator").unwrap();
+        let executables = Path::new(PRESTART).parent().unwrap().to_str().unwrap();
+        let file = example("kubernetes/Containerfile");
+        let image = "localhost/fs-isolator:0.1.0";
+        run("podman", &["build", "-q", "-t", image, "-f", file.to_str().unwrap(), executables]).ok();
+        let mut documents = documents_of(&example("kubernetes/node-setup.yaml"));
+        let template = documents.pop().unwrap()["spec"]["template"].clone();
+        let mut metadata = template["metadata"].clone();
+        metadata["name"] = json!("fs-isolator");
+        // Otherwise podman 4.3 removes it while it still ends.
+        metadata["annotations"] = json!({ "io.podman.annotations.init.container.type": "always" });
+        let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"] });
+        // podman of Debian 12 knows no namespaces and no DaemonSet.
+        let play = format!("{}\n---\n{pod}\n", documents[1]);
+        fs::write("/dev/shm/play.yaml", play).unwrap();
+        run("podman", &["play", "kube", "--network", "none", "/dev/shm/play.yaml"]).ok();
+        for (name, from) in [("prestart", PRESTART), ("poststart", POSTSTART), ("poststop", POSTSTOP)] {
+            let installed = format!("/usr/libexec/oci/hooks.d/fs-isolator-{name}");
+            assert!(fs::read(installed).unwrap() == fs::read(from).unwrap(), "{name}");
+        }
+        // What is installed serves a container of the node.
+        fs::copy(CLI, "/usr/bin/fs-isolator").unwrap();
+        run("fs-isolator", &["volume", "create", "db"]).ok();
+        let ask = "io.fs-isolator.volumes=db:/data";
+        run("podman", &["run", "--rm", "--annotation", ask, IMAGE, "sh", "-c", "echo here > /data/note"]).ok();
+        assert_eq!(fs::read_to_string("/var/lib/fs-isolator/volumes/roles/default/db/note").unwrap(), "here\n");
+        run("podman", &["play", "kube", "--down", "/dev/shm/play.yaml"]).ok();
+    });
+}
+
+// What oci-add-hooks makes of a bundle of Docker's: the file's hooks before those that are there.
+#[test]
+fn the_hooks_for_docker_serve_a_bundle_of_its() {
+    on(Host::Shared, || {
+        throw_away_changes();
+        install();
+        fs::copy(example("docker/config.json"), "/etc/fs-isolator/config.json").unwrap();
+        run("fs-isolator", &["volume", "create", "db"]).ok();
+        let bundle = Path::new("/run/containerd/io.containerd.runtime.v2.task/moby/0123");
+        fs::create_dir_all(bundle).unwrap();
+        make_rootfs(&bundle.join("rootfs"));
+        let mut spec = spec();
+        spec["hooks"] = documents_of(&example("docker/hooks.json"))[0]["hooks"].clone();
+        spec["annotations"] = json!({ "io.fs-isolator.volumes": "db:/data" });
+        spec["process"]["args"] = json!(["/bin/sh", "-c", "echo here > /data/note"]);
+        fs::write(bundle.join("config.json"), spec.to_string()).unwrap();
+        run(
+            "runc",
+            &["--root", "/run/runc-of-docker", "run", "--bundle", bundle.to_str().unwrap(), "fs-isolator-docker"],
+        )
+        .ok();
+        assert_eq!(fs::read_to_string("/var/lib/fs-isolator/volumes/roles/default/db/note").unwrap(), "here\n");
+    });
+}
+
+// The command of Nomad's task, with another program for the container.
+#[test]
+fn the_task_for_nomad_has_its_volume() {
+    on(Host::Shared, || {
+        throw_away_changes();
+        seed_image();
+        install();
+        run("fs-isolator", &["volume", "create", "files"]).ok();
+        let job = documents_of(&example("nomad/files.nomad.json")).remove(0);
+        let config = &job["Job"]["TaskGroups"][0]["Tasks"][0]["Config"];
+        let words: Vec<&str> = config["args"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+        let (options, _) = words.split_at(words.iter().position(|word| *word == "httpd").unwrap());
+        let command = ["touch", "/srv/files/here"];
+        run(config["command"].as_str().unwrap(), &[options, &command].concat()).ok();
+        assert!(Path::new("/var/lib/fs-isolator/volumes/roles/default/files/here").exists());
+    });
+}
+
+/// A newer podman's quadlet, in the programs that tests/propagation keeps aside: fetched by a long run only.
+fn newer_programs() -> Option<PathBuf> {
+    let cache = match std::env::var_os("XDG_CACHE_HOME") {
+        Some(cache) => PathBuf::from(cache),
+        None => PathBuf::from(std::env::var_os("HOME")?).join(".cache"),
+    };
+    let usr = cache.join("fs-isolator-runtimes/sid/usr");
+    if std::env::var_os("FS_ISOLATOR_LONG").is_some() && !usr.exists() {
+        run_with(Command::new(project().join("tests/propagation")).args(["--fetch", "sid"]), b"").ok();
+    }
+    usr.join("libexec/podman/quadlet").exists().then_some(usr)
+}
+
+#[test]
+fn quadlet_makes_a_unit_that_asks_for_the_volume() {
+    let Some(usr) = newer_programs() else {
+        println!("skipped: quadlet is not here, a podman from 4.4 has it; tests/run --long fetches one");
+        return;
+    };
+    on(Host::Private, move || {
+        let options = format!("lowerdir={}:/usr", usr.display());
+        mount(Some("overlay"), "/usr", Some("overlay"), MsFlags::MS_RDONLY, Some(options.as_str())).unwrap();
+        tmpfs(Path::new("/dev/shm"), MsFlags::empty());
+        let units = Path::new(UNITS);
+        fs::create_dir(units).unwrap();
+        let file = fs::read_to_string(example("quadlet/files.container")).unwrap();
+        let translated = |text: &str| {
+            fs::write(units.join("files.container"), text).unwrap();
+            let mut quadlet = Command::new("/usr/libexec/podman/quadlet");
+            run_with(quadlet.arg("-dryrun").env("QUADLET_UNIT_DIRS", UNITS), b"")
+        };
+        let ran = translated(&file).ok();
+        let start = ran.out.lines().find(|line| line.starts_with("ExecStart=")).unwrap_or_else(|| panic!("{ran:#?}"));
+        assert!(start.contains("--annotation io.fs-isolator.volumes=files:/srv/files"), "{start}");
+        // A mistake is told.
+        translated(&file.replace("Annotation=", "Annotations=")).failed();
+    });
+}
+
+/// Where quadlet looks in its test.
+const UNITS: &str = "/dev/shm/units";
 
 // In a namespace of its own: quickstart compares the mount table it finds.
 #[test]

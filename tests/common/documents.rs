@@ -9,6 +9,8 @@
 //!   any lines.
 //! - What is in no `sh` block is no command. There are no blocks that are indented.
 
+#![allow(dead_code)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -137,7 +139,10 @@ impl Page {
                 fault(number, format!("indented; a command is in a ```sh block, anything else in ```text: {line}"));
             }
         }
+        let mut after_run = false;
         for block in self.blocks() {
+            // What commands print is compared with what they have printed.
+            let output = std::mem::replace(&mut after_run, block.is_run()) && block.follows && block.language == "text";
             if block.is_command() {
                 let first = block.text.lines().next().unwrap_or_default();
                 let reason = first.strip_prefix(NOT_RUN.trim_end());
@@ -147,6 +152,9 @@ impl Page {
                 if block.text.lines().all(|line| line.is_empty() || line.starts_with('#')) {
                     fault(block.line, "no command in it".to_owned());
                 }
+                continue;
+            }
+            if output {
                 continue;
             }
             if !OTHER_LANGUAGES.contains(&block.language.as_str()) {

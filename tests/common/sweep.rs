@@ -95,10 +95,10 @@ impl fmt::Display for Hit {
     }
 }
 
-/// The exit codes in the README's table.
+/// The exit codes in their document.
 fn documented_codes() -> Vec<i32> {
-    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let (_, table) = readme.split_once("| code | meaning |").unwrap();
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/exit-codes.md")).unwrap();
+    let (_, table) = page.split_once("| code | meaning |").unwrap();
     let first = |line: &str| line.strip_prefix("| ")?.split_once(" |")?.0.parse().ok();
     table.lines().take_while(|line| line.is_empty() || line.starts_with('|')).filter_map(first).collect()
 }

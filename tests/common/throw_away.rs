@@ -1,6 +1,7 @@
 //! A machine whose changes are thrown away, for what is to be done as an administrator does it: in /etc, /usr and /var/lib.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
@@ -17,8 +18,7 @@ const CONTAINERS_CONF: &str = "[containers]\n\
     [engine]\n\
     cgroup_manager = \"cgroupfs\"\n\
     events_logger = \"file\"\n\
-    infra_image = \"docker.io/library/busybox:latest\"\n\
-    infra_command = \"/bin/sleep 1000\"\n";
+    infra_image = \"localhost/pause:latest\"\n";
 
 /// Makes the folders that an administrator writes to forget everything: an overlay whose upper half is memory. Nothing of
 /// this project is installed, and `fs-isolator` is there.
@@ -48,12 +48,16 @@ pub fn throw_away_changes() {
     fs::copy(CLI, "/usr/bin/fs-isolator").unwrap();
 }
 
-/// Brings the image there.
+/// Brings the image there, and one for podman's infra containers.
 pub fn seed_image() {
     let rootfs = Path::new("/dev/shm/rootfs");
     make_rootfs(rootfs);
+    symlink("busybox", rootfs.join("bin/cp")).unwrap();
     run("tar", &["-C", "/dev/shm/rootfs", "-cf", "/dev/shm/image.tar", "."]).ok();
-    run("podman", &["import", "-q", "/dev/shm/image.tar", IMAGE]).ok();
+    for (name, command) in [(IMAGE, "CMD [\"sh\"]"), ("localhost/pause:latest", "CMD [\"/bin/sleep\", \"1000\"]")] {
+        let changes = ["--change", "ENV PATH=/usr/sbin:/usr/bin:/sbin:/bin", "--change", command];
+        run("podman", &[&["import", "-q"], &changes[..], &["/dev/shm/image.tar", name]].concat()).ok();
+    }
 }
 
 /// Installs this project as the README does, with filesystem/linux.
