@@ -297,6 +297,12 @@ fn quadlet_makes_a_unit_that_asks_for_the_volume() {
         let ran = translated(&file).ok();
         let start = ran.out.lines().find(|line| line.starts_with("ExecStart=")).unwrap_or_else(|| panic!("{ran:#?}"));
         assert!(start.contains("--annotation io.fs-isolator.volumes=files:/srv/files"), "{start}");
+        // And systemd takes it.
+        let (_, unit) = ran.out.split_once("---files.service---\n").unwrap();
+        let service = Path::new("/dev/shm/files.service");
+        fs::write(service, unit).unwrap();
+        let verified = run("systemd-analyze", &["verify", "--man=no", service.to_str().unwrap()]);
+        assert!(verified.code == 0 && verified.err.is_empty(), "{verified:?}");
         // A mistake is told.
         translated(&file.replace("Annotation=", "Annotations=")).failed();
     });
