@@ -69,7 +69,7 @@ const MARK: &str = "@@ block ";
 fn follow(name: &'static str, machine: Machine) {
     on(Host::Shared, move || {
         throw_away_changes();
-        seed_image();
+        let _images = seed_image();
         match machine {
             // Hooks lie beside it there, as after a build.
             Machine::Bare => fs::remove_file("/usr/bin/fs-isolator").unwrap(),

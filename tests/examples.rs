@@ -189,7 +189,7 @@ fn configurations_of_the_examples_are_valid() {
 fn the_daemonsets_pod_installs_with_no_capability() {
     on(Host::Shared, || {
         throw_away_changes();
-        seed_image();
+        let _images = seed_image();
         fs::remove_file("/usr/bin/fs-isolator").unwrap();
         let executables = Path::new(PRESTART).parent().unwrap().to_str().unwrap();
         let file = example("kubernetes/Containerfile");
@@ -250,7 +250,7 @@ fn the_hooks_for_docker_serve_a_bundle_of_its() {
 fn the_task_for_nomad_has_its_volume() {
     on(Host::Shared, || {
         throw_away_changes();
-        seed_image();
+        let _images = seed_image();
         install();
         run("fs-isolator", &["volume", "create", "files"]).ok();
         let job = documents_of(&example("nomad/files.nomad.json")).remove(0);

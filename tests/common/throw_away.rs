@@ -48,8 +48,22 @@ pub fn throw_away_changes() {
     fs::copy(CLI, "/usr/bin/fs-isolator").unwrap();
 }
 
+/// podman with [`IMAGE`]. Its containers end with it, however the test does.
+#[must_use]
+pub struct Images;
+
+impl Drop for Images {
+    fn drop(&mut self) {
+        run("podman", &["pod", "rm", "-fa", "-t", "0"]);
+        // podman 4.3 needs a second look where conmon was killed.
+        for _ in 0..2 {
+            run("podman", &["rm", "-fa", "-t", "0"]);
+        }
+    }
+}
+
 /// Brings the image there, and one for podman's infra containers.
-pub fn seed_image() {
+pub fn seed_image() -> Images {
     let rootfs = Path::new("/dev/shm/rootfs");
     make_rootfs(rootfs);
     symlink("busybox", rootfs.join("bin/cp")).unwrap();
@@ -58,6 +72,7 @@ pub fn seed_image() {
         let changes = ["--change", "ENV PATH=/usr/sbin:/usr/bin:/sbin:/bin", "--change", command];
         run("podman", &[&["import", "-q"], &changes[..], &["/dev/shm/image.tar", name]].concat()).ok();
     }
+    Images
 }
 
 /// Installs this project as the README does, with filesystem/linux.
