@@ -22,16 +22,26 @@ use crate::hook::Stage;
 use crate::sys;
 use crate::trusted::{self, Missing};
 
+/// Which podman and CRI-O read by default.
+pub const HOOKS_DIR: &str = "/usr/share/containers/oci/hooks.d";
+/// Where hook executables lie by custom.
+pub const BIN_DIR: &str = "/usr/libexec/oci/hooks.d";
+
+/// What a package has, to say that the executables in [`BIN_DIR`] are its own to install and to remove.
+const PACKAGED: &str = "/usr/share/fs-isolator/packaged";
+/// Where a package has this command.
+const PACKAGED_COMMAND: &str = "/usr/bin";
+
 /// Arguments of both verbs.
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Directory of the hooks.d files; this one is read by podman and CRI-O by default
-    #[arg(long, default_value = "/usr/share/containers/oci/hooks.d", value_name = "DIR")]
+    #[arg(long, default_value = HOOKS_DIR, value_name = "DIR")]
     hooks_dir: PathBuf,
     /// Directory of the hook executables
-    #[arg(long, default_value = "/usr/libexec/oci/hooks.d", value_name = "DIR")]
+    #[arg(long, default_value = BIN_DIR, value_name = "DIR")]
     bin_dir: PathBuf,
-    /// Directory to take the hook executables from; without one, where this command lies
+    /// Directory to take the hook executables from; without one, where this command lies, or where its package has put them
     #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
 }
@@ -69,10 +79,14 @@ const LARGEST: u64 = 64 << 20;
 /// # Errors
 /// [`Cause::Install`], [`Cause::ConfigUnsafe`] where others could change a directory of hooks.
 pub fn install(arguments: &Arguments, config: Option<&Path>, json: bool) -> Result<()> {
+    let packaged = is_packaged(arguments)?;
     let from = match &arguments.from {
         Some(from) => from.clone(),
+        None if packaged => BIN_DIR.into(),
         None => own_directory()?,
     };
+    // Those of a package lie where they are already.
+    let in_place = from == arguments.bin_dir;
     // Everything is read and checked before anything is written.
     let mut executables = Vec::new();
     for hook in &HOOKS {
@@ -92,7 +106,7 @@ pub fn install(arguments: &Arguments, config: Option<&Path>, json: bool) -> Resu
     let bin_dir = directory(&arguments.bin_dir)?;
     let hooks_dir = directory(&arguments.hooks_dir)?;
     let mut written = Vec::new();
-    for (hook, bytes) in HOOKS.iter().zip(&executables) {
+    for (hook, bytes) in HOOKS.iter().zip(&executables).filter(|_| !in_place) {
         write(&bin_dir, hook.stage.program(), bytes, 0o755)?;
         written.push(arguments.bin_dir.join(hook.stage.program()));
     }
@@ -113,6 +127,7 @@ pub fn install(arguments: &Arguments, config: Option<&Path>, json: bool) -> Resu
 /// # Errors
 /// As [`install`].
 pub fn uninstall(arguments: &Arguments, json: bool) -> Result<()> {
+    let keep = is_packaged(arguments)? && arguments.bin_dir == Path::new(BIN_DIR);
     let mut removed = Vec::new();
     let mut remove = |path: &Path, names: Vec<&str>| -> Result<()> {
         let Some(directory) = trusted::open_dir(path, Missing::Tell)? else { return Ok(()) };
@@ -128,6 +143,13 @@ pub fn uninstall(arguments: &Arguments, json: bool) -> Result<()> {
         Ok(())
     };
     remove(&arguments.hooks_dir, HOOKS.iter().rev().map(|hook| hook.file).collect())?;
+    if keep {
+        report("removed", &removed, json)?;
+        return match json {
+            true => Ok(()),
+            false => show::lines(&["the hook executables stay: they are the package's, and go with it"]),
+        };
+    }
     remove(&arguments.bin_dir, HOOKS.iter().rev().map(|hook| hook.stage.program()).collect())?;
     report("removed", &removed, json)
 }
@@ -138,6 +160,26 @@ fn report(what: &str, paths: &[PathBuf], json: bool) -> Result<()> {
     }
     let lines: Vec<String> = paths.iter().map(|path| format!("{what} {}", path.display())).collect();
     show::lines(&lines)
+}
+
+/// Whether this command is a package's. Where there is a package, no other may touch what is the package's.
+fn is_packaged(arguments: &Arguments) -> Result<bool> {
+    if !Path::new(PACKAGED).exists() {
+        return Ok(false);
+    }
+    if arguments.from.is_none() && own_directory()? == Path::new(PACKAGED_COMMAND) {
+        return Ok(true);
+    }
+    for directory in [&arguments.bin_dir, &arguments.hooks_dir] {
+        if [BIN_DIR, HOOKS_DIR].map(Path::new).contains(&directory.as_path()) {
+            return Err(Error::new(
+                Cause::Install,
+                format!("what lies in {} is a package's, as {PACKAGED} says", directory.display()),
+            )
+            .remedy("upgrade or remove the package with dpkg or rpm, or give --bin-dir and --hooks-dir of your own"));
+        }
+    }
+    Ok(false)
 }
 
 fn own_directory() -> Result<PathBuf> {
