@@ -5,7 +5,9 @@ mod adopt;
 mod attach;
 mod authorize;
 mod doctor;
+mod examples;
 mod explain;
+mod generate;
 mod identity;
 mod install;
 mod logs;
@@ -20,7 +22,7 @@ mod volume;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::Config;
 use crate::error::Result;
@@ -77,12 +79,20 @@ enum Verb {
     Install(install::Arguments),
     /// Remove the hooks.d files, then the hook executables
     Uninstall(install::Arguments),
+    /// Write what is derived from this command line: manual pages, completions
+    #[command(subcommand)]
+    Generate(generate::Verb),
+}
+
+/// The command line with its examples, from which parsing, help, manual pages and completions come.
+fn command() -> clap::Command {
+    examples::add(Cli::command())
 }
 
 /// Runs the command.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
     crate::sys::reset_umask();
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -115,15 +125,14 @@ fn run(cli: &Cli) -> Result<()> {
         Verb::Explain(arguments) => explain::run(arguments, cli.json),
         Verb::Install(arguments) => install::install(arguments, file.as_deref(), cli.json),
         Verb::Uninstall(arguments) => install::uninstall(arguments, cli.json),
+        Verb::Generate(verb) => generate::run(verb, cli.json),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     #[test]
     fn the_command_line_is_consistent() {
-        super::Cli::command().debug_assert();
+        super::command().debug_assert();
     }
 }

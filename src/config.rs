@@ -280,7 +280,7 @@ pub fn lease_directory(me: &Me) -> PathBuf {
 }
 
 /// Keys of the configuration file.
-const KEYS: [&str; 21] = [
+pub const KEYS: [&str; 21] = [
     "isolation",
     "allowed_isolation",
     "work_dir",

@@ -36,13 +36,44 @@ impl Stage {
         }
     }
 
-    fn purpose(self) -> &'static str {
+    /// What it is for, in one sentence.
+    #[must_use]
+    pub fn purpose(self) -> &'static str {
         match self {
             Stage::Prestart => "OCI hook (prestart or createRuntime): attaches the volumes that a container asks for.",
             Stage::Poststart => "OCI hook (poststart): ends a container that does not have what it asked for.",
             Stage::Poststop => "OCI hook (poststop): frees what prestart made for a container.",
         }
     }
+
+    /// All hooks.
+    pub const ALL: [Stage; 3] = [Stage::Prestart, Stage::Poststart, Stage::Poststop];
+}
+
+/// The options of each hook, for its help and its manual page: name, value, meaning.
+pub const OPTIONS: [(&str, Option<&str>, &str); 3] = [
+    ("config", Some("FILE"), "Read this configuration instead of the default one"),
+    ("version", None, "Print the version"),
+    ("help", None, "Print help"),
+];
+
+/// What a hook's help says after the options.
+#[must_use]
+pub fn manner() -> String {
+    format!(
+        "The container's OCI state is read from standard input. Without --config the configuration is {}.\n\
+         `fs-isolator explain CODE` tells what an exit code means.",
+        config::DEFAULT_PATH
+    )
+}
+
+fn help(stage: Stage) -> String {
+    let mut text = format!("{}\n\nUsage: {} [OPTIONS]\n\nOptions:\n", stage.purpose(), stage.program());
+    for (name, value, meaning) in OPTIONS {
+        let option = format!("--{name} {}", value.unwrap_or_default());
+        text.push_str(&format!("  {option:<14} {meaning}\n"));
+    }
+    format!("{text}\n{}", manner())
 }
 
 /// Runs a hook: state on standard input, the cause of a failure as exit code.
@@ -96,13 +127,7 @@ fn arguments(stage: Stage, words: Vec<OsString>) -> Result<Arguments> {
                 return Ok(Arguments::Print(format!("{} {}", stage.program(), env!("CARGO_PKG_VERSION"))));
             }
             Some("--help") => {
-                return Ok(Arguments::Print(format!(
-                    "{}\n\nUsage: {} [--config FILE] [--version] [--help]\n\nThe container's OCI state is read from standard input. \
-                     Without --config the configuration is {}.\n`fs-isolator explain CODE` tells what an exit code means.",
-                    stage.purpose(),
-                    stage.program(),
-                    config::DEFAULT_PATH
-                )));
+                return Ok(Arguments::Print(help(stage)));
             }
             Some("--config") if config.is_none() => {
                 let file = arguments.next().ok_or_else(|| Error::new(Cause::Usage, "--config needs a file"))?;
@@ -173,6 +198,12 @@ mod tests {
         assert!(
             matches!(parse(&["--version"]).unwrap(), Arguments::Print(text) if text.starts_with("fs-isolator-prestart "))
         );
+        for (name, value, _) in OPTIONS {
+            let option = format!("--{name}");
+            let words: Vec<&str> = std::iter::once(option.as_str()).chain(value).collect();
+            assert!(parse(&words).is_ok(), "{words:?}");
+            assert!(help(Stage::Poststop).contains(&option));
+        }
         for bad in [&["--config"][..], &["--config", "/a", "--config", "/b"], &["-v"], &["x"]] {
             assert_eq!(parse(bad).unwrap_err().cause(), Cause::Usage);
         }

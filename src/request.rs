@@ -22,7 +22,8 @@ pub const PREFIX: &str = "io.fs-isolator.";
 /// Most volumes of one container: the work for them, and the descriptors, are bounded.
 pub const MOST_VOLUMES: usize = 512;
 
-const KEYS: [&str; 6] = ["volumes", "volumes.base64", "isolation", "role", "sandbox", "token"];
+/// What may come after [`PREFIX`].
+pub const KEYS: [&str; 6] = ["volumes", "volumes.base64", "isolation", "role", "sandbox", "token"];
 
 /// May the container write to the volume?
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]

@@ -1,7 +1,10 @@
 //! Output.
 #![forbid(unsafe_code)]
 
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
 
 use crate::error::{Cause, Error, Result};
 
@@ -27,6 +30,18 @@ pub fn lines<T: AsRef<str>>(lines: &[T]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Writes a file that everybody may read, and makes the directories above it. (This process has no umask.)
+///
+/// # Errors
+/// Those of the system.
+pub fn file(path: &Path, text: &str) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+    }
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path)?;
+    file.write_all(text.as_bytes())
 }
 
 /// Prints columns under headings, each as wide as it must be.
