@@ -8,6 +8,7 @@ mod doctor;
 mod examples;
 mod explain;
 mod generate;
+mod host;
 mod identity;
 mod install;
 mod logs;
@@ -75,6 +76,8 @@ enum Verb {
     Config,
     /// Tell what an exit code means
     Explain(explain::Arguments),
+    /// Make work_dir a shared mount of its own, so that later mounts of the host below it reach containers
+    Host(host::Arguments),
     /// Install the hook executables, then their hooks.d files
     Install(install::Arguments),
     /// Remove the hooks.d files, then the hook executables
@@ -123,6 +126,7 @@ fn run(cli: &Cli) -> Result<()> {
         Verb::Doctor(arguments) => doctor::run(arguments, file.as_deref(), cli.json),
         Verb::Config => show::json(&config()?),
         Verb::Explain(arguments) => explain::run(arguments, cli.json),
+        Verb::Host(arguments) => host::run(arguments, &config()?, cli.json),
         Verb::Install(arguments) => install::install(arguments, file.as_deref(), cli.json),
         Verb::Uninstall(arguments) => install::uninstall(arguments, cli.json),
         Verb::Generate(verb) => generate::run(verb, cli.json),
