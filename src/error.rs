@@ -157,6 +157,14 @@ causes! {
         "stop the processes that use it, or detach with --lazy: those go on with it, and new ones do not see it";
     81 Doctor "the doctor has found faults"
         "each fault above names its remedy";
+    90 Convert "the definition cannot be converted"
+        "see the message; nothing was written";
+    91 Export "the volume cannot be exported"
+        "see the message; what was written is no whole archive";
+    92 Archive "the archive cannot be trusted"
+        "export the volume again; nothing was imported";
+    93 Import "the volume cannot be imported"
+        "see the message; nothing was imported";
 }
 
 impl Cause {

@@ -6,6 +6,8 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use nix::errno::Errno;
+
 use crate::clock;
 use crate::config::Config;
 use crate::config::disks::Kind;
@@ -74,12 +76,28 @@ fn said(what: &str, done: Vec<String>) -> Vec<String> {
     done.into_iter().map(|one| format!("{what} {one}")).collect()
 }
 
-/// Volumes that were being made when their maker was killed: empty directories with a name of ours.
+/// What an import that was killed has left. One that goes on holds its lock.
+fn remove_import(folder: &trusted::Directory, name: &str) -> sys::Result<bool> {
+    let directory = sys::open_dir(folder, Path::new(name), Resolve::BeneathNoLinksNoMounts)?;
+    match sys::lock(&directory, false) {
+        Err(error) if error.errno == Errno::EWOULDBLOCK => Ok(false),
+        answer => answer.and_then(|()| tree::remove(folder, OsStr::new(name))).map(|()| true),
+    }
+}
+
+/// Volumes that were being made when their maker was killed: empty directories with a name of ours, and imports.
 fn abandoned(disk: &volume::Disk) -> Result<Vec<String>> {
     let mut removed = Vec::new();
     for role in disk.roles()? {
         let Some(folder) = disk.open_role(&role, Missing::Tell)? else { continue };
         for name in volume::remainders(&folder)? {
+            if name.strip_prefix(RESERVED).is_some_and(|rest| rest.starts_with(volume::IMPORTED)) {
+                let doing = || format!("{name} of role {role}");
+                if remove_import(&folder, &name).because(Cause::UndoIncomplete, doing)? {
+                    removed.push(format!("removed {name} of role {role}, an import that was not finished"));
+                }
+                continue;
+            }
             let old = sys::open_dir(&folder, Path::new(&name), Resolve::BeneathNoLinksNoMounts).and_then(sys::modified);
             if old.is_ok_and(|modified| is_older(modified, ABANDONED))
                 && sys::unlink_at(&folder, OsStr::new(&name), true).is_ok()

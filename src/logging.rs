@@ -81,7 +81,7 @@ pub fn collect(config: &Config, seconds: u64) -> Result<Vec<String>> {
     let before = i64::try_from(clock::now().saturating_sub(seconds)).unwrap_or(0);
     for name in crate::tree::names(&log).because(Cause::RuntimeDir, doing)? {
         let name = name.to_string_lossy();
-        let modified = sys::open_file_at(&log, &name, OFlag::O_RDONLY, 0).and_then(sys::modified);
+        let modified = sys::open_file_at(&log, &*name, OFlag::O_RDONLY, 0).and_then(sys::modified);
         if modified.is_ok_and(|modified| modified <= before) && sys::stat_at(&runtime.records, &name).is_err() {
             sys::unlink_at(&log, name.as_ref().as_ref(), false).because(Cause::RuntimeDir, doing)?;
             removed.push(name.into_owned());

@@ -820,7 +820,8 @@ pub fn cwd() -> BorrowedFd<'static> {
 ///
 /// # Errors
 /// Whatever mkdirat(2) answers; `EEXIST` where the name is taken.
-pub fn mkdir_at(dir: impl AsFd, name: &str, mode: u32) -> Result<()> {
+pub fn mkdir_at(dir: impl AsFd, name: impl AsRef<OsStr>, mode: u32) -> Result<()> {
+    let name = name.as_ref();
     nix::sys::stat::mkdirat(dir, name, Mode::from_bits_truncate(mode)).named("mkdirat", format_args!("{name:?}"))
 }
 
@@ -828,7 +829,8 @@ pub fn mkdir_at(dir: impl AsFd, name: &str, mode: u32) -> Result<()> {
 ///
 /// # Errors
 /// Whatever symlinkat(2) answers.
-pub fn symlink_at(dir: impl AsFd, name: &str, target: &Path) -> Result<()> {
+pub fn symlink_at(dir: impl AsFd, name: impl AsRef<OsStr>, target: &Path) -> Result<()> {
+    let name = name.as_ref();
     nix::unistd::symlinkat(target, dir, name).named("symlinkat", format_args!("{name:?}"))
 }
 
@@ -836,7 +838,8 @@ pub fn symlink_at(dir: impl AsFd, name: &str, target: &Path) -> Result<()> {
 ///
 /// # Errors
 /// `EINVAL` where it is none.
-pub fn readlink_at(dir: impl AsFd, name: &str) -> Result<OsString> {
+pub fn readlink_at(dir: impl AsFd, name: impl AsRef<OsStr>) -> Result<OsString> {
+    let name = name.as_ref();
     nix::fcntl::readlinkat(dir, name).named("readlinkat", format_args!("{name:?}"))
 }
 
@@ -906,7 +909,8 @@ pub fn chmod(fd: impl AsFd, mode: u32) -> Result<()> {
 ///
 /// # Errors
 /// Whatever openat(2) answers.
-pub fn open_file_at(dir: impl AsFd, name: &str, flags: OFlag, mode: u32) -> Result<OwnedFd> {
+pub fn open_file_at(dir: impl AsFd, name: impl AsRef<OsStr>, flags: OFlag, mode: u32) -> Result<OwnedFd> {
+    let name = name.as_ref();
     let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     nix::fcntl::openat(dir, name, flags, Mode::from_bits_truncate(mode)).named("openat", format_args!("{name:?}"))
 }
@@ -987,6 +991,167 @@ pub fn remove_xattr(fd: impl AsFd, name: &CStr) -> Result<()> {
         Err(Errno::ENODATA) => Ok(()),
         answer => answer.map(drop).named("fremovexattr", format_args!("{name:?}")),
     }
+}
+
+/// The magic link that leads to what a descriptor is, whatever that is: calls for extended attributes take no descriptor that
+/// was opened as a place.
+fn magic_link(fd: BorrowedFd<'_>) -> Result<CString> {
+    CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).map_err(|_| Errno::EINVAL).named("/proc/self/fd", "")
+}
+
+/// Names of the extended attributes of anything that is open, as a place too. listxattr(2).
+///
+/// # Errors
+/// What listxattr(2) answers; none where the filesystem has none.
+pub fn list_xattrs(fd: impl AsFd) -> Result<Vec<CString>> {
+    // As long as the kernel lets a list be (XATTR_LIST_MAX).
+    let mut names = vec![0_u8; 64 << 10];
+    let link = magic_link(fd.as_fd())?;
+    // SAFETY: `link` is NUL-terminated, and the kernel writes at most the length that is passed.
+    let answer = unsafe { libc::listxattr(link.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
+    match Errno::result(answer) {
+        Err(Errno::EOPNOTSUPP) => Ok(Vec::new()),
+        answer => {
+            names.truncate(answer.named("listxattr", "")?.unsigned_abs());
+            Ok(names
+                .split_inclusive(|byte| *byte == 0)
+                .filter_map(|name| CString::from_vec_with_nul(name.to_vec()).ok())
+                .collect())
+        }
+    }
+}
+
+/// An extended attribute of anything that is open, as a place too; `None` where it has none of that name. getxattr(2).
+///
+/// # Errors
+/// What getxattr(2) answers.
+pub fn xattr_of(fd: impl AsFd, name: &CStr) -> Result<Option<Vec<u8>>> {
+    // As long as the kernel lets a value be (XATTR_SIZE_MAX).
+    let mut value = vec![0_u8; 64 << 10];
+    let link = magic_link(fd.as_fd())?;
+    // SAFETY: both strings are NUL-terminated, and the kernel writes at most the length that is passed.
+    let answer = unsafe { libc::getxattr(link.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    match Errno::result(answer) {
+        Err(Errno::ENODATA) => Ok(None),
+        answer => {
+            value.truncate(answer.named("getxattr", format_args!("{name:?}"))?.unsigned_abs());
+            Ok(Some(value))
+        }
+    }
+}
+
+/// Sets an extended attribute of anything that is open, as a place too. setxattr(2).
+///
+/// # Errors
+/// What setxattr(2) answers.
+pub fn give_xattr(fd: impl AsFd, name: &CStr, value: &[u8]) -> Result<()> {
+    let link = magic_link(fd.as_fd())?;
+    // SAFETY: both strings are NUL-terminated, and the kernel reads the length that is passed.
+    let answer = unsafe { libc::setxattr(link.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    Errno::result(answer).map(drop).named("setxattr", format_args!("{name:?}"))
+}
+
+/// What a name in a directory is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Node {
+    /// A named pipe.
+    Fifo,
+    /// A character device of these numbers.
+    Character(u32, u32),
+    /// A block device of these numbers.
+    Block(u32, u32),
+}
+
+/// Makes a named pipe or a device. mknodat(2).
+///
+/// # Errors
+/// What mknodat(2) answers.
+pub fn make_node(dir: impl AsFd, name: &OsStr, node: Node, mode: u32) -> Result<()> {
+    use nix::sys::stat::SFlag;
+    let (kind, device) = match node {
+        Node::Fifo => (SFlag::S_IFIFO, 0),
+        Node::Character(major, minor) => (SFlag::S_IFCHR, libc::makedev(major, minor)),
+        Node::Block(major, minor) => (SFlag::S_IFBLK, libc::makedev(major, minor)),
+    };
+    nix::sys::stat::mknodat(dir, name, kind, Mode::from_bits_truncate(mode), device)
+        .named("mknodat", format_args!("{name:?}"))
+}
+
+/// Sets the permission bits of a name in a directory, which must be no link: there, it would be followed. fchmodat(2).
+///
+/// # Errors
+/// What fchmodat(2) answers.
+pub fn chmod_at(dir: impl AsFd, name: &OsStr, mode: u32) -> Result<()> {
+    use nix::sys::stat::FchmodatFlags::FollowSymlink;
+    nix::sys::stat::fchmodat(dir, name, Mode::from_bits_truncate(mode), FollowSymlink)
+        .named("fchmodat", format_args!("{name:?}"))
+}
+
+/// Gives what is open another name. linkat(2).
+///
+/// # Errors
+/// What linkat(2) answers.
+pub fn link_to(fd: impl AsFd, dir: impl AsFd, name: &OsStr) -> Result<()> {
+    // By the magic link: without CAP_DAC_READ_SEARCH, as a user has it, an empty path is refused.
+    let link = magic_link(fd.as_fd())?;
+    nix::unistd::linkat(cwd(), link.as_c_str(), dir, name, AtFlags::AT_SYMLINK_FOLLOW)
+        .named("linkat", format_args!("{name:?}"))
+}
+
+/// When something was last modified: seconds since the epoch, and nanoseconds from there on. statx(2).
+///
+/// # Errors
+/// Whatever statx(2) answers.
+pub fn modified_at(fd: impl AsFd) -> Result<(i64, u32)> {
+    raw_statx(fd.as_fd(), c"", libc::AT_EMPTY_PATH, libc::STATX_MTIME | libc::STATX_MNT_ID)
+        .map(|raw| (raw.stx_mtime.tv_sec, raw.stx_mtime.tv_nsec))
+        .named("statx", "")
+}
+
+/// Major and minor number of a device. statx(2).
+///
+/// # Errors
+/// Whatever statx(2) answers.
+pub fn device_of(fd: impl AsFd) -> Result<(u32, u32)> {
+    raw_statx(fd.as_fd(), c"", libc::AT_EMPTY_PATH, libc::STATX_BASIC_STATS | libc::STATX_MNT_ID)
+        .map(|raw| (raw.stx_rdev_major, raw.stx_rdev_minor))
+        .named("statx", "")
+}
+
+/// Says when something was last modified, a link itself and not what it leads to. utimensat(2).
+///
+/// # Errors
+/// What utimensat(2) answers.
+pub fn set_modified(dir: impl AsFd, name: &OsStr, (seconds, nanoseconds): (i64, u32)) -> Result<()> {
+    use nix::sys::stat::{UtimensatFlags, utimensat};
+    use nix::sys::time::TimeSpec;
+    let time = TimeSpec::new(seconds, nanoseconds.into());
+    utimensat(dir, name, &TimeSpec::UTIME_OMIT, &time, UtimensatFlags::NoFollowSymlink)
+        .named("utimensat", format_args!("{name:?}"))
+}
+
+/// The next byte that a file has, and the hole or end after it, from this place on; `None` where only a hole is left.
+/// lseek(2) with SEEK_DATA and SEEK_HOLE.
+///
+/// # Errors
+/// What lseek(2) answers.
+pub fn next_data(file: impl AsFd, from: u64) -> Result<Option<(u64, u64)>> {
+    use nix::unistd::{Whence, lseek};
+    let offset = |place: u64| i64::try_from(place).map_err(|_| Errno::EOVERFLOW).named("lseek", "");
+    let begin = match lseek(file.as_fd(), offset(from)?, Whence::SeekData) {
+        Err(Errno::ENXIO) => return Ok(None),
+        answer => answer.named("lseek", "SEEK_DATA")?,
+    };
+    let end = lseek(file.as_fd(), begin, Whence::SeekHole).named("lseek", "SEEK_HOLE")?;
+    Ok(Some((begin.unsigned_abs(), end.unsigned_abs())))
+}
+
+/// Writes everything of a filesystem to its disk. syncfs(2).
+///
+/// # Errors
+/// What syncfs(2) answers.
+pub fn sync_filesystem(fd: impl AsFd) -> Result<()> {
+    nix::unistd::syncfs(fd).named("syncfs", "")
 }
 
 /// Sets the last modification to now.

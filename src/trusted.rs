@@ -133,7 +133,7 @@ fn descend(base: Directory, shown: &Path, names: &[&Path], missing: Missing) -> 
         let next = match (open(), missing) {
             (Err(error), Missing::Tell) if error.errno == Errno::ENOENT => return Ok(None),
             (Err(error), Missing::Make(mode)) if error.errno == Errno::ENOENT => {
-                match sys::mkdir_at(&current, &name.to_string_lossy(), mode) {
+                match sys::mkdir_at(&current, &*name.to_string_lossy(), mode) {
                     Err(error) if error.errno == Errno::EEXIST => {}
                     answer => answer
                         .and_then(|()| sys::fsync(sys::open_dir(&current, Path::new("."), Resolve::BeneathNoLinks)?))

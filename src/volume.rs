@@ -2,6 +2,7 @@
 //! `<work_dir or PATH root>/volumes/roles/<role, "/" as " ">/<persistence id>`, or the root of a MOUNT disk.
 #![forbid(unsafe_code)]
 
+pub mod archive;
 pub mod destroy;
 pub mod disk;
 pub mod gids;
@@ -227,6 +228,9 @@ fn names(folder: &OwnedFd) -> Result<Vec<std::ffi::OsString>> {
 
 /// The beginning of the name under which a destroyed volume waits for its deletion.
 const DESTROYED: &str = "destroyed.";
+
+/// The beginning of the name under which a volume is read from a stream: locked for as long as it is, and never a volume.
+pub const IMPORTED: &str = "import.";
 
 /// Names in a role's directory of what is being made, or was when its maker was killed.
 ///

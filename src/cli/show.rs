@@ -44,12 +44,17 @@ pub fn file(path: &Path, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
+/// What a file's name or somebody's text brought in, for a terminal.
+#[must_use]
+pub fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
 /// Prints columns under headings, each as wide as it must be.
 ///
 /// # Errors
 /// As [`lines`].
 pub fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> Result<()> {
-    let plain = |text: &str| text.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>();
     let mut widths = headings.map(|heading| heading.chars().count());
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {

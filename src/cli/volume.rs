@@ -1,5 +1,7 @@
-//! `fs-isolator volume create|list|inspect|destroy`.
+//! `fs-isolator volume create|list|inspect|destroy|export|import`.
 #![forbid(unsafe_code)]
+
+mod transfer;
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -34,6 +36,10 @@ pub enum Verb {
     Inspect(Named),
     /// Delete a volume and all its data
     Destroy(Destroy),
+    /// Write a volume to standard output, as a tar archive
+    Export(transfer::Export),
+    /// Make a volume of an archive that standard input has
+    Import(transfer::Import),
 }
 
 /// Which volume.
@@ -117,6 +123,8 @@ pub fn run(verb: &Verb, config: &Config, json: bool) -> Result<()> {
         Verb::List(arguments) => list(arguments, config, json),
         Verb::Inspect(arguments) => inspect(arguments, config, json),
         Verb::Destroy(arguments) => destroy(arguments, config, json),
+        Verb::Export(arguments) => transfer::export(arguments, config, json),
+        Verb::Import(arguments) => transfer::import(arguments, config, json),
     }
 }
 
@@ -448,7 +456,7 @@ fn confirm(question: &str) -> Result<()> {
     }
 }
 
-/// Tells on a terminal how many files are gone, for deletions that take their time.
+/// Tells on a terminal how far something is that takes its time.
 #[derive(Debug)]
 pub struct Progress {
     next: Option<Instant>,
@@ -466,11 +474,17 @@ impl Progress {
 
     /// So many are gone.
     pub fn tell(&mut self, count: u64) {
-        if count.is_multiple_of(256)
-            && let Some(next) = self.next
+        if count.is_multiple_of(256) {
+            self.say(|| format!("{count} files deleted"));
+        }
+    }
+
+    /// So far it is.
+    pub fn say(&mut self, what: impl FnOnce() -> String) {
+        if let Some(next) = self.next
             && Instant::now() >= next
         {
-            eprint!("\r{count} files deleted");
+            eprint!("\r{}", what());
             self.next = Some(Instant::now() + STEP);
             self.shown = true;
         }

@@ -136,7 +136,7 @@ fn walk(directory: &OwnedFd, gid: u32, depth: usize, left: &mut u64) -> sys::Res
             Err(error) if matches!(error.errno, Errno::ENOENT | Errno::EXDEV) => {}
             Err(error) if matches!(error.errno, Errno::ENOTDIR | Errno::ELOOP) => {
                 let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
-                let file = match sys::open_file_at(directory, &name.to_string_lossy(), flags, 0) {
+                let file = match sys::open_file_at(directory, &*name.to_string_lossy(), flags, 0) {
                     Err(error) if error.errno == Errno::ENOENT => continue,
                     answer => answer?,
                 };

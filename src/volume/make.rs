@@ -135,6 +135,15 @@ pub struct Unnamed {
 }
 
 impl Unnamed {
+    /// Deletes it with everything that was put into it.
+    ///
+    /// # Errors
+    /// [`Cause::UndoIncomplete`].
+    pub fn abandon(&self) -> Result<()> {
+        tree::remove(&self.directory, OsStr::new(&self.temporary))
+            .because(Cause::UndoIncomplete, || format!("{} of volume {}", self.temporary, self.id))
+    }
+
     /// Gives the volume its id. By descriptor, so that it works in every mount namespace.
     ///
     /// # Errors
