@@ -4,6 +4,7 @@
 mod adopt;
 mod attach;
 mod authorize;
+mod convert;
 mod doctor;
 mod examples;
 mod explain;
@@ -52,6 +53,9 @@ enum Verb {
     Sandbox(sandbox::Verb),
     /// Show what stands in the way of using a Mesos agent's work_dir in place
     Adopt(adopt::Arguments),
+    /// Write what ran on Mesos for podman, as Quadlets or for Kubernetes, with its volumes in place
+    #[command(subcommand)]
+    Convert(convert::Verb),
     /// Show what would be mounted where for a bundle, and why; does nothing
     Plan(plan::Arguments),
     /// Attach volumes to a running container
@@ -114,6 +118,7 @@ fn run(cli: &Cli) -> Result<()> {
         Verb::Volume(verb) => volume::run(verb, &config()?, cli.json),
         Verb::Sandbox(verb) => sandbox::run(verb, &config()?, cli.json),
         Verb::Adopt(arguments) => adopt::run(arguments, &config()?, cli.json),
+        Verb::Convert(verb) => convert::run(verb, &config()?, cli.json),
         Verb::Plan(arguments) => plan::run(arguments, &config()?, cli.json),
         Verb::Attach(arguments) => attach::attach(arguments, &config()?, cli.json),
         Verb::Detach(arguments) => attach::detach(arguments, &config()?, cli.json),

@@ -13,6 +13,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod container;
+pub mod convert;
 pub mod doctor;
 pub mod error;
 pub mod gc;

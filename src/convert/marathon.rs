@@ -1,0 +1,548 @@
+//! Marathon's apps and pods (mesos.md C4).
+#![forbid(unsafe_code)]
+
+use std::cell::Cell;
+
+use serde_json::{Map, Value, json};
+
+use super::fields::{Fields, Leftovers};
+use super::words::{command, health_times, number_of_port};
+use super::{Container, Env, Health, Known, Port, Probe, Source, Volume, Workload, plain_name, refused};
+use crate::error::Result;
+
+/// Apps and pods of a definition: one, an array of them, a group with groups in it, or what Marathon answers for a list.
+///
+/// # Errors
+/// [`Cause::Convert`](crate::error::Cause::Convert) for what is none of these.
+pub fn definitions(value: Value) -> Result<Vec<Map<String, Value>>> {
+    let mut all = Vec::new();
+    collect(value, &mut all)?;
+    if all.is_empty() { Err(refused("there is no app and no pod in it")) } else { Ok(all) }
+}
+
+fn collect(value: Value, all: &mut Vec<Map<String, Value>>) -> Result<()> {
+    match value {
+        Value::Array(values) => values.into_iter().try_for_each(|value| collect(value, all)),
+        Value::Object(mut object) => {
+            let is_group = object.contains_key("apps") || object.contains_key("groups") || object.contains_key("pods");
+            if !is_group {
+                // GET /v2/apps/ID answers so.
+                return match (object.remove("app"), object.len()) {
+                    (Some(app), 0) => collect(app, all),
+                    (Some(app), _) => {
+                        object.insert("app".to_owned(), app);
+                        all.push(object);
+                        Ok(())
+                    }
+                    (None, _) => {
+                        all.push(object);
+                        Ok(())
+                    }
+                };
+            }
+            let before = all.len();
+            for key in ["apps", "pods", "groups"] {
+                match object.remove(key) {
+                    None | Some(Value::Null) => {}
+                    Some(Value::Array(values)) => values.into_iter().try_for_each(|value| collect(value, all))?,
+                    Some(_) => return Err(refused(format!("{key:?} of a group is not an array"))),
+                }
+            }
+            // What is left is the group's own, and listed with its first app.
+            object.retain(|key, value| !(key == "id" || value.is_null()));
+            if let (Some(first), false) = (all.get_mut(before), object.is_empty()) {
+                first.insert("(group)".to_owned(), Value::Object(object));
+            }
+            Ok(())
+        }
+        _ => Err(refused("it is neither an app nor a pod, nor an array or group of them")),
+    }
+}
+
+/// Reads an app or a pod.
+///
+/// # Errors
+/// [`Cause::Convert`](crate::error::Cause::Convert) where it has no id, or a volume cannot be found.
+pub fn read(definition: Map<String, Value>, known: &Known, left: &Leftovers) -> Result<Workload> {
+    let mut fields = Fields::new("", definition, left);
+    let id = fields.string("id").filter(|id| !id.trim_matches('/').is_empty());
+    let id = id.ok_or_else(|| refused("the app or pod has no \"id\""))?;
+    let is_pod = fields.has("containers");
+    let mut workload = Workload { name: plain_name(&id), origin: id, is_pod, ..Workload::default() };
+    if is_pod {
+        pod(&mut fields, &mut workload, known)?;
+    } else {
+        app(&mut fields, &mut workload, known)?;
+    }
+    Ok(workload)
+}
+
+/// How an app reaches the network.
+#[derive(PartialEq)]
+enum Network {
+    Host,
+    Bridge,
+    Other,
+}
+
+fn networks(fields: &mut Fields<'_>) -> Option<Network> {
+    if !fields.has("networks") {
+        return None;
+    }
+    let mut found = None;
+    for mut network in fields.objects("networks") {
+        let kind = match network.string("mode").as_deref() {
+            Some("host") => Network::Host,
+            Some("container/bridge") => Network::Bridge,
+            Some(other) => {
+                network.leftovers().add(
+                    network.place("mode"),
+                    Some(json!(other)),
+                    "a network of the cluster's: make one with podman or Kubernetes; here it is a bridge",
+                );
+                Network::Other
+            }
+            None => Network::Other,
+        };
+        found.get_or_insert(kind);
+    }
+    found
+}
+
+fn app(fields: &mut Fields<'_>, workload: &mut Workload, known: &Known) -> Result<()> {
+    let mut container = Container { name: workload.name.clone(), at: String::new(), ..Container::default() };
+    let secrets = secrets(fields);
+    container.user = fields.string("user");
+    container.cpus = fields.number("cpus");
+    container.mem_mb = fields.number("mem");
+    fields.expect("disk", &[json!(0), json!(0.0)]);
+    fields.expect("gpus", &[json!(0), json!(0.0)]);
+    fields.expect("instances", &[json!(0), json!(1)]);
+    fields.leave("instances", "this is one of them: convert once for each, with --volume-id and a name of its own");
+    // No executor is Marathon's own word for the default.
+    fields.expect("executor", &[json!(""), json!("//cmd")]);
+    for key in ["args", "cmd"] {
+        fields.expect(key, &[json!([]), json!("")]);
+    }
+    environment(fields, "env", &secrets, &mut container);
+    workload.grace_seconds = fields.whole("taskKillGracePeriodSeconds");
+    workload.labels = fields.named_strings("labels");
+    let mut network = networks(fields);
+    let mut ports = Vec::new();
+    if let Some(mut spec) = fields.object("container") {
+        // With either containerizer it is the same container here.
+        spec.expect("type", &[json!("MESOS"), json!("DOCKER")]);
+        if let Some(mut docker) = spec.object("docker") {
+            container.image = docker.string("image");
+            container.pull_always = docker.flag("forcePullImage").unwrap_or_default();
+            container.privileged = docker.flag("privileged").unwrap_or_default();
+            if network.is_none() {
+                network = match docker.look("network") {
+                    Some("HOST") => Some(Network::Host),
+                    Some("BRIDGE") => Some(Network::Bridge),
+                    Some(_) => Some(Network::Other),
+                    None => None,
+                };
+                docker.expect("network", &[json!("HOST"), json!("BRIDGE")]);
+            }
+            options(&mut docker, &mut container);
+            port_mappings(&mut docker, &mut ports);
+        }
+        port_mappings(&mut spec, &mut ports);
+        for mut volume in spec.objects("volumes") {
+            container.volumes.extend(app_volume(&mut volume, &workload.origin, &secrets, known)?);
+        }
+    }
+    // Where there are both, Marathon itself refuses.
+    let cmd = fields.string("cmd");
+    let args = if cmd.is_none() { fields.strings("args") } else { None };
+    command(&mut container, cmd, args.unwrap_or_default());
+    workload.host_network = matches!(network, None | Some(Network::Host)) && ports.is_empty();
+    host_ports(fields, &mut container);
+    container.ports = ports;
+    for mut check in fields.objects("healthChecks") {
+        if container.health.is_none() {
+            container.health = health_check(&mut check, &container);
+        }
+    }
+    known_environment(workload, &mut container, known);
+    workload.containers.push(container);
+    unused(&secrets, workload, fields.leftovers());
+    Ok(())
+}
+
+/// Lists secrets that nothing asks for.
+fn unused(secrets: &[(String, String)], workload: &Workload, left: &Leftovers) {
+    for (name, source) in secrets {
+        let is_used = workload.containers.iter().any(|container| {
+            container.env.iter().any(|(_, value)| matches!(value, Env::Secret(used) if used == source))
+                || container
+                    .volumes
+                    .iter()
+                    .any(|volume| matches!(&volume.source, Source::Secret(used) if used == source))
+        });
+        if !is_used {
+            left.add(format!("/secrets/{name}"), Some(json!(source)), "nothing in it asks for this secret");
+        }
+    }
+}
+
+/// Names of secrets, and what they are called where they are kept.
+fn secrets(fields: &mut Fields<'_>) -> Vec<(String, String)> {
+    let Some(mut object) = fields.object("secrets") else { return Vec::new() };
+    let mut secrets = Vec::new();
+    for name in object.keys() {
+        if let Some(source) = object.object(&name).and_then(|mut secret| secret.string("source")) {
+            secrets.push((name, source.trim_matches('/').to_owned()));
+        }
+    }
+    secrets
+}
+
+fn source_of(secrets: &[(String, String)], name: &str) -> String {
+    secrets.iter().find(|(known, _)| known == name).map_or_else(|| name.to_owned(), |(_, source)| source.clone())
+}
+
+fn environment(fields: &mut Fields<'_>, key: &str, secrets: &[(String, String)], container: &mut Container) {
+    let Some(mut object) = fields.object(key) else { return };
+    for name in object.keys() {
+        if let Some(value) = object.string(&name) {
+            container.env.push((name, Env::Text(value)));
+        } else if let Some(secret) = object.object(&name).and_then(|mut value| value.string("secret")) {
+            container.env.push((name, Env::Secret(source_of(secrets, &secret))));
+        }
+    }
+}
+
+/// What Mesos and Marathon give a task besides, unless it has a value of its own.
+fn known_environment(workload: &Workload, container: &mut Container, known: &Known) {
+    let mut more = vec![
+        ("MESOS_SANDBOX".to_owned(), known.sandbox_directory.clone()),
+        ("MARATHON_APP_ID".to_owned(), workload.origin.clone()),
+    ];
+    let ports: Vec<u16> = container.ports.iter().map(|port| port.container).collect();
+    more.extend(ports.first().map(|port| ("PORT".to_owned(), port.to_string())));
+    more.extend(ports.iter().enumerate().map(|(index, port)| (format!("PORT{index}"), port.to_string())));
+    for (name, value) in more {
+        if !container.env.iter().any(|(known, _)| *known == name) {
+            container.env.push((name, Env::Text(value)));
+        }
+    }
+}
+
+/// Ports of an app with the host's network: it is only told which.
+fn host_ports(fields: &mut Fields<'_>, container: &mut Container) {
+    let mut ports = Vec::new();
+    for mut definition in fields.objects("portDefinitions") {
+        ports.extend(definition.port("port"));
+        definition.expect("protocol", &[json!("tcp")]);
+    }
+    if ports.is_empty() {
+        ports = fields.ports("ports").unwrap_or_default();
+    }
+    for (index, port) in ports.iter().enumerate().filter(|(_, port)| **port != 0) {
+        let names = [Some(format!("PORT{index}")), (index == 0).then(|| "PORT".to_owned())];
+        for name in names.into_iter().flatten() {
+            if !container.env.iter().any(|(known, _)| *known == name) {
+                container.env.push((name, Env::Text(port.to_string())));
+            }
+        }
+    }
+}
+
+fn options(docker: &mut Fields<'_>, container: &mut Container) {
+    for mut parameter in docker.objects("parameters") {
+        let key = parameter.string("key").unwrap_or_default();
+        let is_option =
+            !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !key.starts_with('-');
+        // What is asked for is this command's to say.
+        if is_option && key != "annotation" {
+            container.options.push((key, parameter.string("value").unwrap_or_default()));
+        } else {
+            parameter.leftovers().add(parameter.place("key"), Some(json!(key)), "no option that podman may be given");
+        }
+    }
+}
+
+fn port_mappings(fields: &mut Fields<'_>, ports: &mut Vec<Port>) {
+    for mut mapping in fields.objects("portMappings") {
+        let host = number_of_port(&mut mapping, "hostPort");
+        let container = number_of_port(&mut mapping, "containerPort").or(host);
+        let protocols = mapping.string("protocol").unwrap_or_else(|| "tcp".to_owned());
+        mapping.expect("servicePort", &[json!(0)]);
+        let Some(container) = container else {
+            mapping.leftovers().add(mapping.at(), None, "no port of the container is named");
+            continue;
+        };
+        for protocol in protocols.split(',') {
+            match protocol {
+                "tcp" | "udp" => ports.push(Port { host, container, protocol: protocol.to_owned() }),
+                other => {
+                    mapping.leftovers().add(mapping.place("protocol"), Some(json!(other)), "tcp and udp are possible")
+                }
+            }
+        }
+    }
+}
+
+fn read_only(volume: &mut Fields<'_>) -> bool {
+    let mode = volume.string("mode");
+    match mode.as_deref() {
+        None | Some("RW") => false,
+        Some("RO") => true,
+        Some(other) => {
+            // Reading less than was allowed harms nobody.
+            volume.leftovers().add(
+                volume.place("mode"),
+                Some(json!(other)),
+                "RW and RO are possible; it is read-only here",
+            );
+            true
+        }
+    }
+}
+
+/// A persistent volume's size and the like say how it was made.
+fn there_already(mut persistent: Fields<'_>) {
+    for key in persistent.keys() {
+        persistent.leave(&key, "the volume is there already, as it is");
+    }
+}
+
+fn app_volume(
+    volume: &mut Fields<'_>,
+    app: &str,
+    secrets: &[(String, String)],
+    known: &Known,
+) -> Result<Option<Volume>> {
+    let Some(container_path) = volume.string("containerPath") else { return Ok(None) };
+    let source = if let Some(persistent) = volume.object("persistent") {
+        there_already(persistent);
+        Source::Persistent(known.persistent(app, &container_path)?, false)
+    } else if let Some(path) = volume.string("hostPath") {
+        if path.starts_with('/') { Source::Host(path) } else { Source::Sandbox(path) }
+    } else if let Some(secret) = volume.string("secret") {
+        Source::Secret(source_of(secrets, &secret))
+    } else {
+        let at = volume.place("containerPath");
+        volume.leftovers().add(at, Some(json!(container_path)), "the volume is of a kind that is not carried over");
+        return Ok(None);
+    };
+    Ok(Some(Volume { source, container_path, read_only: read_only(volume) }))
+}
+
+fn health_check(check: &mut Fields<'_>, container: &Container) -> Option<Health> {
+    let at = check.at().to_owned();
+    let protocol = check.string("protocol").unwrap_or_else(|| "HTTP".to_owned());
+    let port = |check: &mut Fields<'_>| {
+        let named = number_of_port(check, "port");
+        let index = check.whole("portIndex");
+        let of_index = || container.ports.get(usize::try_from(index.unwrap_or(0)).ok()?).map(|port| port.container);
+        let told = || {
+            let name = format!("PORT{}", index.unwrap_or(0));
+            container.env.iter().find_map(|(known, value)| match value {
+                Env::Text(value) if *known == name => value.parse().ok(),
+                _ => None,
+            })
+        };
+        named.or_else(of_index).or_else(told)
+    };
+    let probe = match protocol.as_str() {
+        "COMMAND" => {
+            let value = check.object("command").and_then(|mut command| command.string("value"));
+            value.map(|value| Probe::Command(vec!["/bin/sh".to_owned(), "-c".to_owned(), value]))
+        }
+        "TCP" | "MESOS_TCP" => port(check).map(Probe::Tcp),
+        "HTTP" | "HTTPS" | "MESOS_HTTP" | "MESOS_HTTPS" => {
+            let scheme = if protocol.ends_with('S') { "https" } else { "http" }.to_owned();
+            let path = check.string("path").unwrap_or_else(|| "/".to_owned());
+            port(check).map(|port| Probe::Http { scheme, path, port })
+        }
+        _ => None,
+    };
+    let Some(probe) = probe else {
+        check.leftovers().add(check.place("protocol"), Some(json!(protocol)), "what is checked cannot be told");
+        return None;
+    };
+    let mut health = Health { at, probe, ..Health::default() };
+    health_times(
+        check,
+        &mut health,
+        ["gracePeriodSeconds", "intervalSeconds", "timeoutSeconds", "maxConsecutiveFailures"],
+    );
+    Some(health)
+}
+
+/// A volume of a pod, to which its containers' mounts refer by name.
+enum PodVolume {
+    Persistent(super::Place),
+    Host(String),
+    Own(String),
+    Secret(String),
+    Foreign,
+}
+
+fn pod(fields: &mut Fields<'_>, workload: &mut Workload, known: &Known) -> Result<()> {
+    let secrets = secrets(fields);
+    workload.labels = fields.named_strings("labels");
+    workload.host_network = matches!(networks(fields), None | Some(Network::Host));
+    if let Some(mut scaling) = fields.object("scaling") {
+        scaling.expect("kind", &[json!("fixed")]);
+        scaling.expect("instances", &[json!(0), json!(1)]);
+    }
+    let mut volumes = Vec::new();
+    for mut volume in fields.objects("volumes") {
+        let Some(name) = volume.string("name") else { continue };
+        let source = if let Some(persistent) = volume.object("persistent") {
+            there_already(persistent);
+            PodVolume::Persistent(known.persistent(&workload.origin, &name)?)
+        } else if let Some(path) = volume.string("host") {
+            if path.starts_with('/') { PodVolume::Host(path) } else { PodVolume::Own(path) }
+        } else if let Some(secret) = volume.string("secret") {
+            PodVolume::Secret(source_of(&secrets, &secret))
+        } else if volume.keys().is_empty() {
+            PodVolume::Own(name.clone())
+        } else {
+            PodVolume::Foreign
+        };
+        volumes.push((name, source, Cell::new(false)));
+    }
+    let mut common = Container::default();
+    environment(fields, "environment", &secrets, &mut common);
+    common.user = fields.string("user");
+    for mut spec in fields.objects("containers") {
+        let mut container = Container { at: spec.at().to_owned(), user: common.user.clone(), ..Container::default() };
+        container.name = plain_name(&spec.string("name").unwrap_or_else(|| format!("c{}", workload.containers.len())));
+        pod_container(&mut spec, &mut container, &volumes, &secrets, workload);
+        for (name, value) in &common.env {
+            if !container.env.iter().any(|(known, _)| known == name) {
+                container.env.push((name.clone(), value.clone()));
+            }
+        }
+        known_environment(workload, &mut container, known);
+        workload.containers.push(container);
+    }
+    if workload.containers.is_empty() {
+        return Err(refused(format!("the pod {} has no containers", workload.origin)));
+    }
+    for (name, _, mounted) in &volumes {
+        if !mounted.get() {
+            fields.leftovers().add("/volumes", Some(json!(name)), "no container mounts it");
+        }
+    }
+    unused(&secrets, workload, fields.leftovers());
+    Ok(())
+}
+
+fn pod_container(
+    spec: &mut Fields<'_>,
+    container: &mut Container,
+    volumes: &[(String, PodVolume, Cell<bool>)],
+    secrets: &[(String, String)],
+    workload: &mut Workload,
+) {
+    container.user = spec.string("user").or(container.user.take());
+    if let Some(mut image) = spec.object("image") {
+        container.image = image.string("id");
+        image.expect("kind", &[json!("DOCKER")]);
+        container.pull_always = image.flag("forcePull").unwrap_or_default();
+    }
+    if let Some(mut resources) = spec.object("resources") {
+        container.cpus = resources.number("cpus");
+        container.mem_mb = resources.number("mem");
+        resources.expect("disk", &[json!(0), json!(0.0)]);
+        resources.expect("gpus", &[json!(0), json!(0.0)]);
+    }
+    if let Some(mut exec) = spec.object("exec") {
+        // An entry point is overridden by every command here, as it is with this set.
+        exec.expect("overrideEntrypoint", &[json!(true)]);
+        if let Some(mut line) = exec.object("command") {
+            let (shell, words) = (line.string("shell"), line.strings("argv").unwrap_or_default());
+            command(container, shell, words);
+        }
+    }
+    environment(spec, "environment", secrets, container);
+    container.labels = spec.named_strings("labels");
+    if let Some(mut lifecycle) = spec.object("lifecycle") {
+        let grace = lifecycle.whole("killGracePeriodSeconds");
+        workload.grace_seconds = workload.grace_seconds.max(grace);
+    }
+    let mut endpoints = Vec::new();
+    for mut endpoint in spec.objects("endpoints") {
+        let name = endpoint.look("name").unwrap_or_default().to_owned();
+        let host = number_of_port(&mut endpoint, "hostPort");
+        let port = number_of_port(&mut endpoint, "containerPort").or(host);
+        let protocols = endpoint.strings("protocol").unwrap_or_else(|| vec!["tcp".to_owned()]);
+        let Some(port) = port else {
+            endpoint.leftovers().add(endpoint.at(), None, "no port of the container is named");
+            continue;
+        };
+        endpoints.push((name, port));
+        if workload.host_network {
+            let what = json!({ "hostPort": host, "containerPort": port, "protocol": protocols });
+            endpoint.leftovers().add(endpoint.at(), Some(what), "with the host's network it listens there by itself");
+            continue;
+        }
+        for protocol in protocols {
+            if protocol == "tcp" || protocol == "udp" {
+                container.ports.push(Port { host, container: port, protocol });
+            } else {
+                endpoint.leftovers().add(endpoint.place("protocol"), Some(json!(protocol)), "tcp and udp are possible");
+            }
+        }
+    }
+    if let Some(mut check) = spec.object("healthCheck") {
+        container.health = pod_check(&mut check, &endpoints);
+        if container.health.is_none() {
+            check.leftovers().add(check.at(), None, "what is checked cannot be told");
+        }
+    }
+    for mut mount in spec.objects("volumeMounts") {
+        let (Some(name), Some(container_path)) = (mount.string("name"), mount.string("mountPath")) else { continue };
+        let read_only = mount.flag("readOnly").unwrap_or_default();
+        let volume = volumes.iter().find(|(known, ..)| *known == name);
+        if let Some((_, _, mounted)) = volume {
+            mounted.set(true);
+        }
+        let source = match volume.map(|(_, source, _)| source) {
+            Some(PodVolume::Persistent(place)) => Source::Persistent(place.clone(), false),
+            Some(PodVolume::Host(path)) => Source::Host(path.clone()),
+            Some(PodVolume::Own(path)) => Source::Parent(path.clone()),
+            Some(PodVolume::Secret(name)) => Source::Secret(name.clone()),
+            Some(PodVolume::Foreign) | None => {
+                let what = json!({ "name": name, "mountPath": container_path, "readOnly": read_only });
+                mount.leftovers().add(mount.at(), Some(what), "its volume is of a kind that is not carried over");
+                continue;
+            }
+        };
+        container.volumes.push(Volume { source, container_path, read_only });
+    }
+}
+
+fn pod_check(check: &mut Fields<'_>, endpoints: &[(String, u16)]) -> Option<Health> {
+    let endpoint = |part: &mut Fields<'_>| {
+        let name = part.string("endpoint")?;
+        endpoints.iter().find(|(known, _)| *known == name).map(|(_, port)| *port)
+    };
+    let probe = if let Some(mut exec) = check.object("exec") {
+        let mut line = exec.object("command")?;
+        match (line.string("shell"), line.strings("argv")) {
+            (Some(shell), _) => Probe::Command(vec!["/bin/sh".to_owned(), "-c".to_owned(), shell]),
+            (None, Some(words)) => Probe::Command(words),
+            (None, None) => return None,
+        }
+    } else if let Some(mut http) = check.object("http") {
+        let scheme = http.string("scheme").unwrap_or_else(|| "http".to_owned()).to_ascii_lowercase();
+        let path = http.string("path").unwrap_or_else(|| "/".to_owned());
+        Probe::Http { scheme, path, port: endpoint(&mut http)? }
+    } else {
+        Probe::Tcp(endpoint(&mut check.object("tcp")?)?)
+    };
+    let mut health = Health { at: check.at().to_owned(), probe, ..Health::default() };
+    health_times(
+        check,
+        &mut health,
+        ["gracePeriodSeconds", "intervalSeconds", "timeoutSeconds", "maxConsecutiveFailures"],
+    );
+    Some(health)
+}
