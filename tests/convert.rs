@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod common;
+#[allow(dead_code)]
 #[path = "common/mesos.rs"]
 mod mesos_agent;
 

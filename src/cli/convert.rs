@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs::File;
-use std::io::Read;
+use std::io::Read as _;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -74,8 +74,9 @@ const LARGEST: u64 = 16 << 20;
 /// # Errors
 /// [`Cause::Convert`]; [`Cause::MesosCheckpoint`].
 pub fn run(verb: &Verb, config: &Config, json: bool) -> Result<()> {
-    type Reader = fn(Map<String, Value>, &Known, &Leftovers) -> Result<Workload>;
-    let (arguments, definitions, read): (_, fn(Value) -> Result<Vec<Map<String, Value>>>, Reader) = match verb {
+    type Split = fn(Value) -> Result<Vec<Map<String, Value>>>;
+    type Read = fn(Map<String, Value>, &Known, &Leftovers) -> Result<Workload>;
+    let (arguments, definitions, read): (&Arguments, Split, Read) = match verb {
         Verb::Marathon(arguments) => (arguments, marathon::definitions, marathon::read),
         Verb::Mesos(arguments) => (arguments, mesos::definitions, mesos::read),
     };
@@ -98,7 +99,7 @@ fn definition(arguments: &Arguments) -> Result<Value> {
     let shown = arguments.file.display();
     let doing = || format!("{shown}");
     let mut text = Vec::new();
-    let mut source: Box<dyn Read> = if arguments.file.as_os_str() == "-" {
+    let mut source: Box<dyn std::io::Read> = if arguments.file.as_os_str() == "-" {
         Box::new(std::io::stdin().lock())
     } else {
         Box::new(File::open(&arguments.file).because(Cause::Convert, doing)?)

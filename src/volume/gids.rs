@@ -192,7 +192,7 @@ pub fn release_gone(disks: &Disks<'_>, seconds: u64) -> Result<Vec<String>> {
     for name in super::names(&directory)? {
         let Some(gid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         let Some(reserved) = read(&directory, gid)? else { continue };
-        let modified = sys::open_file_at(&directory, &gid.to_string(), OFlag::O_RDONLY, 0).and_then(sys::modified);
+        let modified = sys::open_file_at(&directory, gid.to_string(), OFlag::O_RDONLY, 0).and_then(sys::modified);
         let old = modified
             .is_ok_and(|modified| u64::try_from(modified).unwrap_or(0).saturating_add(seconds) <= crate::clock::now());
         // A disk that is not mounted now may have it: where it is, the role has its directory.
@@ -218,7 +218,7 @@ fn open(disk: &Disk, missing: Missing) -> Result<Option<trusted::Directory>> {
 /// What a group is reserved for; `None` where that cannot be understood.
 fn read(directory: &OwnedFd, gid: u32) -> Result<Option<Reserved>> {
     let doing = || format!("what group {gid} is for cannot be read");
-    let fd = match sys::open_file_at(directory, &gid.to_string(), OFlag::O_RDONLY, 0) {
+    let fd = match sys::open_file_at(directory, gid.to_string(), OFlag::O_RDONLY, 0) {
         Err(error) if error.errno == Errno::ENOENT => return Ok(None),
         answer => answer.because(Cause::Ownership, doing)?,
     };

@@ -1,5 +1,4 @@
 //! A `work_dir` as a Mesos agent leaves it: mesos.md B1 to B4, with the modes and owners that Mesos gives.
-#![allow(dead_code)]
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
