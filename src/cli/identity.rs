@@ -9,6 +9,7 @@ use crate::me::me;
 
 /// Whose rights count.
 #[derive(Debug, Args)]
+#[group(id = "identity")]
 pub struct Arguments {
     /// Act for this Kubernetes namespace, with no other rights than its own
     #[arg(long, value_name = "NAME", value_parser = namespace)]
