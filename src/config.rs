@@ -183,6 +183,10 @@ pub struct Config {
     /// Lowest level that is logged.
     #[serde(serialize_with = "level")]
     pub log_level: log::LevelFilter,
+    /// What is logged goes to journald or syslog too.
+    pub journal: bool,
+    /// Hooks count how long they took.
+    pub metrics: bool,
     /// Who owns a volume's root.
     pub ownership: Ownership,
     /// Which identity may use which role.
@@ -250,6 +254,8 @@ impl Config {
             secrets: Vec::new(),
             default_container_info: None,
             log_level: log::LevelFilter::Info,
+            journal: true,
+            metrics: false,
             ownership: Ownership::Auto,
             authorization: Authorization::default(),
             disks: Vec::new(),
@@ -280,7 +286,7 @@ pub fn lease_directory(me: &Me) -> PathBuf {
 }
 
 /// Keys of the configuration file.
-pub const KEYS: [&str; 21] = [
+pub const KEYS: [&str; 23] = [
     "isolation",
     "allowed_isolation",
     "work_dir",
@@ -293,6 +299,8 @@ pub const KEYS: [&str; 21] = [
     "create_missing_volumes",
     "host_paths",
     "log_level",
+    "journal",
+    "metrics",
     "ownership",
     "sandbox_retention",
     "propagation",
@@ -321,6 +329,8 @@ struct File {
     secrets: Option<Vec<Map<String, Value>>>,
     default_container_info: Option<Map<String, Value>>,
     log_level: Option<String>,
+    journal: Option<bool>,
+    metrics: Option<bool>,
     ownership: Option<String>,
     authorization: Option<authorization::File>,
     disks: Option<Vec<disks::File>>,
@@ -511,6 +521,8 @@ impl File {
                 invalid(format!("log_level is {level:?}, and off, error, warn, info, debug and trace are possible"))
             })?;
         }
+        config.journal = self.journal.unwrap_or(true);
+        config.metrics = self.metrics.unwrap_or(false);
         config.ownership = match self.ownership.as_deref() {
             None => Ownership::Auto,
             Some(name) => Ownership::parse(name).ok_or_else(|| {

@@ -30,6 +30,12 @@ macro_rules! causes {
             pub fn remedy(self) -> &'static str {
                 match self { $(Cause::$name => $remedy,)* }
             }
+
+            /// Its name for programs.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Cause::$name => stringify!($name),)* }
+            }
         }
     };
 }
@@ -187,6 +193,7 @@ pub struct Error {
     cause: Cause,
     container: Option<String>,
     volume: Option<String>,
+    role: Option<Box<str>>,
     what: String,
     remedy: Option<String>,
 }
@@ -197,7 +204,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// A refusal for this cause; `what` says what was found.
     pub fn new(cause: Cause, what: impl Into<String>) -> Error {
-        Error { cause, container: None, volume: None, what: what.into(), remedy: None }
+        Error { cause, container: None, volume: None, role: None, what: what.into(), remedy: None }
     }
 
     /// Replaces the cause's general remedy by one for the case.
@@ -219,6 +226,25 @@ impl Error {
     pub fn volume(mut self, label: impl fmt::Display) -> Error {
         self.volume.get_or_insert_with(|| label.to_string());
         self
+    }
+
+    /// Names the volume's role, unless one is named already. Only the journal tells it.
+    #[must_use]
+    pub fn role(mut self, role: impl fmt::Display) -> Error {
+        self.role.get_or_insert_with(|| role.to_string().into());
+        self
+    }
+
+    /// The volume that is named, as long as it is in the line.
+    #[must_use]
+    pub fn volume_label(&self) -> Option<String> {
+        self.volume.as_deref().map(abridged)
+    }
+
+    /// The role that is named.
+    #[must_use]
+    pub fn role_name(&self) -> Option<&str> {
+        self.role.as_deref()
     }
 
     /// The refusal of a value in the configuration, under its key: the same words, and the configuration's cause.

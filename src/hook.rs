@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use crate::config::{self, Config};
 use crate::container::State;
 use crate::error::{Cause, Error, Result};
-use crate::{logging, record, request, sys, trusted};
+use crate::{counters, logging, record, request, steps, sys, trusted};
 
 /// Which hook this process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,19 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// All of them, in the order in which a container meets them.
+    pub const ALL: [Stage; 3] = [Stage::Prestart, Stage::Poststart, Stage::Poststop];
+
+    /// What it is called.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Prestart => "prestart",
+            Stage::Poststart => "poststart",
+            Stage::Poststop => "poststop",
+        }
+    }
+
     /// Name of the executable.
     #[must_use]
     pub fn program(self) -> &'static str {
@@ -45,9 +58,6 @@ impl Stage {
             Stage::Poststop => "OCI hook (poststop): frees what prestart made for a container.",
         }
     }
-
-    /// All hooks.
-    pub const ALL: [Stage; 3] = [Stage::Prestart, Stage::Poststart, Stage::Poststop];
 }
 
 /// The options of each hook, for its help and its manual page: name, value, meaning.
@@ -103,7 +113,7 @@ fn run_and_report(stage: Stage, words: Vec<OsString>) -> u8 {
 
 fn failed(stage: Stage, error: &Error) -> u8 {
     if logging::is_on() {
-        log::error!("{error}");
+        logging::refused(error);
     } else {
         // Not through eprintln!, which panics where standard error is closed.
         use std::io::Write;
@@ -140,12 +150,14 @@ fn arguments(stage: Stage, words: Vec<OsString>) -> Result<Arguments> {
 }
 
 fn run(stage: Stage, ready: sys::Result<()>, config: Option<PathBuf>) -> Result<()> {
+    steps::begin();
     let unusable = |error: sys::SysError| Error::new(Cause::StateUnreadable, error.to_string());
     let closed = sys::close_inherited();
     // First of all, on every path: `crun delete` dies of SIGPIPE if nobody reads a large state.
     let text = input::read_state();
     closed.map_err(unusable)?;
     ready.map_err(unusable)?;
+    steps::done("read");
     trusted::remember();
     let state = State::parse(&text?)?;
     let named = |error: Error| error.container(&state.id);
@@ -163,6 +175,7 @@ fn run(stage: Stage, ready: sys::Result<()>, config: Option<PathBuf>) -> Result<
     if !asked && stage != Stage::Poststop && config.default_container_info.is_none() {
         return Ok(());
     }
+    steps::done("config");
     let name = record::name(&state.id, &state.bundle);
     logging::start(stage.program(), &config, &name);
     if let Some(status) = state.status.as_deref()
@@ -180,6 +193,10 @@ fn run(stage: Stage, ready: sys::Result<()>, config: Option<PathBuf>) -> Result<
         }),
         Stage::Poststop => poststop::run(&state.id, &config, &name),
     };
+    counters::count(&config, stage, answer.as_ref().err().map(Error::cause), steps::since_begin());
+    if answer.is_ok() {
+        logging::done(stage == Stage::Poststop);
+    }
     answer.map_err(named)
 }
 

@@ -223,7 +223,7 @@ impl Container<'_> {
                 life: life.clone(),
                 root: Base { path: host_root.path.to_string_lossy().into_owned(), id: host_root.id },
             })?;
-            self.record.add(Line::Done { attachments: Vec::new(), binds: Vec::new() })?;
+            self.record.add(Line::Done { attachments: Vec::new(), binds: Vec::new(), steps: Vec::new() })?;
         }
         let from = self.record.lines.len();
         let mut job = Job {
@@ -264,8 +264,8 @@ impl Container<'_> {
     }
 
     fn write_down(&mut self, attachments: Vec<Attached>) -> Result<()> {
-        let binds = self.record.binds().to_vec();
-        self.record.add(Line::Done { attachments, binds })
+        let (binds, steps) = (self.record.binds().to_vec(), self.record.steps().to_vec());
+        self.record.add(Line::Done { attachments, binds, steps })
     }
 
     /// Refuses where a process uses one of these, or something is attached below one that is not among them.

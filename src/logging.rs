@@ -1,5 +1,5 @@
-//! The log: each line on standard error, where runc shows it, and in the container's file under
-//! `<runtime_dir>/log`, since crun discards standard error.
+//! The log: each line on standard error, where runc shows it, in the container's file under `<runtime_dir>/log`, since
+//! crun discards standard error, and in the host's journal.
 //!
 //! The level comes from the configuration, never from the environment.
 #![forbid(unsafe_code)]
@@ -8,22 +8,26 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use crate::config::Config;
-use crate::error::{Because, Cause, Result};
+use crate::error::{Because, Cause, Error, Result};
+use crate::journal::{Entry, Journal};
 use crate::runtime_dir::{self, RuntimeDir};
-use crate::{clock, sys};
+use crate::{clock, steps, sys};
 
 /// A container's log is memory: at this size, in bytes, it starts over.
 const LARGEST: u64 = 64 << 10;
 
 static ON: AtomicBool = AtomicBool::new(false);
 static PLACE: Mutex<Option<Place>> = Mutex::new(None);
+
+/// What the next line tells of, for the journal's fields.
+static REFUSAL: Mutex<Option<Error>> = Mutex::new(None);
 
 #[derive(Debug)]
 struct Place {
@@ -42,15 +46,73 @@ pub fn start(program: &'static str, config: &Config, name: &str) {
     if let Ok(mut place) = PLACE.lock() {
         *place = Some(Place { runtime_dir: config.runtime_dir.clone(), name: name.to_owned(), file: None });
     }
-    let started = env_logger::Builder::new()
+    let inner = env_logger::Builder::new()
         .filter_level(config.log_level)
         .format(move |out, line| {
             let level = line.level().as_str().to_lowercase();
             writeln!(out, "{program}: {level}: {}", line.args())
         })
         .target(env_logger::Target::Pipe(Box::new(Both)))
-        .try_init();
-    ON.store(started.is_ok(), Ordering::Relaxed);
+        .build();
+    log::set_max_level(inner.filter());
+    let container = name.rsplit_once('.').map_or(name, |(id, _)| id).to_owned();
+    let logger = Logger { inner, program, container, wants_journal: config.journal, journal: OnceLock::new() };
+    ON.store(log::set_boxed_logger(Box::new(logger)).is_ok(), Ordering::Relaxed);
+}
+
+/// Logs why the hook fails. The container's file says too what its steps took until then.
+pub fn refused(error: &Error) {
+    if let Ok(mut refusal) = REFUSAL.lock() {
+        *refusal = Some(error.clone());
+    }
+    log::error!("{error}");
+}
+
+/// Logs what the steps of a hook took that has succeeded, where somebody asks for that much. A container that is gone gets
+/// no new file for it.
+pub fn done(is_gone: bool) {
+    if !log::log_enabled!(log::Level::Debug) {
+        return;
+    }
+    if is_gone && let Ok(mut place) = PLACE.lock() {
+        *place = None;
+    }
+    log::debug!("done in {}", steps::describe(&steps::so_far()));
+}
+
+/// Standard error and the file by way of env_logger, and the journal.
+struct Logger {
+    inner: env_logger::Logger,
+    program: &'static str,
+    container: String,
+    wants_journal: bool,
+    journal: OnceLock<Journal>,
+}
+
+impl log::Log for Logger {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        self.inner.enabled(metadata)
+    }
+
+    fn log(&self, line: &log::Record<'_>) {
+        if !self.inner.matches(line) {
+            return;
+        }
+        self.inner.log(line);
+        if self.wants_journal {
+            let refusal = REFUSAL.lock().ok().and_then(|refusal| refusal.clone());
+            self.journal.get_or_init(Journal::open).send(&Entry {
+                level: line.level(),
+                program: self.program,
+                container: &self.container,
+                message: &line.args().to_string(),
+                error: refusal.as_ref(),
+                microseconds: steps::since_begin(),
+            });
+        }
+    }
+
+    fn flush(&self) {}
 }
 
 /// Removes the container's log when the container is gone, unless an error stands in it: on crun it is the only place
@@ -103,7 +165,13 @@ impl Write for Both {
                 place.file = place.open();
             }
             if let Some(file) = &mut place.file {
-                let _ = file.write_all(&[clock::utc(clock::now()).as_bytes(), b" ", line].concat());
+                let now = clock::utc(clock::now());
+                let took = steps::milliseconds(steps::since_begin());
+                let mut text = format!("{now} +{took}ms {}", String::from_utf8_lossy(line));
+                if REFUSAL.lock().is_ok_and(|refusal| refusal.is_some()) {
+                    text.push_str(&format!("{now} +{took}ms steps: {}\n", steps::describe(&steps::so_far())));
+                }
+                let _ = file.write_all(text.as_bytes());
             }
         }
         Ok(line.len())

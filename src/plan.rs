@@ -88,6 +88,18 @@ pub struct Attachment {
     pub why: Vec<String>,
 }
 
+impl Attachment {
+    /// A refusal that is about it.
+    #[must_use]
+    pub fn named(&self, error: Error) -> Error {
+        let error = error.volume(&self.label);
+        match &self.from {
+            Origin::Volume { role, .. } => error.role(role),
+            _ => error,
+        }
+    }
+}
+
 /// Where an attachment comes from.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -398,7 +410,7 @@ fn attachment(
             };
             let disk = choose_disk(disk, config);
             if !config.may_use(facts.identity, &role) {
-                return Err(unavailable(&role, id, &disk.unwrap_or(DiskChoice::Any)));
+                return Err(unavailable(&role, id, &disk.unwrap_or(DiskChoice::Any)).role(&role));
             }
             let disk = disk?;
             Origin::Volume {

@@ -6,18 +6,23 @@
 //! what the container must have.
 #![forbid(unsafe_code)]
 
+use std::fs;
+use std::io::{Read, Seek};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Isolator, disks};
 use crate::container::{Identity, Manager};
-use crate::error::{Cause, Error, Result};
+use crate::error::{Because, Cause, Error, Result};
 use crate::holders::File;
 use crate::init::Life;
 use crate::request::names::{Role, VolumeId};
-use crate::runtime_dir::{LARGEST, Locked, Open, RuntimeDir};
-use crate::sys::{FileId, MountAttributes};
+use crate::runtime_dir::{LARGEST, Locked, Open, RuntimeDir, whole_lines};
+use crate::steps::Step;
+use crate::sys::{self, FileId, MountAttributes};
 
 /// Version of the format; every released one stays readable.
 pub const VERSION: u32 = 1;
@@ -153,6 +158,9 @@ pub enum Line {
         /// Binds of the bundle's own that should follow the host too: source and destination.
         #[serde(default)]
         binds: Vec<(String, String)>,
+        /// What prestart's steps took.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        steps: Vec<Step>,
     },
 }
 
@@ -235,6 +243,9 @@ pub struct Record {
     pending: String,
 }
 
+/// The mode's bit that marks a record, since the file's name is gone when its end is seen.
+const REAPED: u32 = 0o100;
+
 /// Whether a name is one that [`name`] gives.
 #[must_use]
 pub fn is_name(name: &str) -> bool {
@@ -249,27 +260,7 @@ impl Record {
     /// [`Cause::RuntimeDir`], also for a record of a newer version.
     pub fn open(runtime: &RuntimeDir, name: &str, open: Open) -> Result<Option<Record>> {
         let Some(mut file) = Locked::open(&runtime.records, name, open)? else { return Ok(None) };
-        let wrong = |what: String| Error::new(Cause::RuntimeDir, format!("record {name}: {what}"));
-        let mut lines = file.lines()?.into_iter();
-        let header = match lines.next() {
-            None => None,
-            Some(line) => {
-                #[derive(Deserialize)]
-                struct Versioned {
-                    version: u32,
-                }
-                let version =
-                    serde_json::from_str::<Versioned>(&line).map_err(|error| wrong(error.to_string()))?.version;
-                if version > VERSION {
-                    return Err(wrong(format!("it has version {version}, and this program knows {VERSION}"))
-                        .remedy("use the newer fs-isolator that wrote it"));
-                }
-                Some(serde_json::from_str(&line).map_err(|error| wrong(error.to_string()))?)
-            }
-        };
-        let lines = lines
-            .map(|line| serde_json::from_str(&line).map_err(|error| wrong(error.to_string())))
-            .collect::<Result<Vec<Line>>>()?;
+        let (header, lines) = parse(name, file.lines()?)?;
         let pending = String::new();
         Ok(Some(Record { file, name: name.to_owned(), header, lines, makings: 0, size: 0, pending }))
     }
@@ -375,6 +366,12 @@ impl Record {
         done.unwrap_or_default()
     }
 
+    /// What prestart's steps took, if it came to its end.
+    #[must_use]
+    pub fn steps(&self) -> &[Step] {
+        steps_of(&self.lines)
+    }
+
     /// Whether undoing it deletes a sandbox that a container has used.
     #[must_use]
     pub fn removes_sandbox(&self) -> bool {
@@ -415,6 +412,12 @@ impl Record {
         Ok(())
     }
 
+    /// Lets those who watch see that it is not the container's own hooks that undo it.
+    pub fn mark_reaped(&self) {
+        // Nothing but what is told depends on it.
+        let _ = sys::chmod(self.file.fd(), 0o600 | REAPED);
+    }
+
     /// Removes the record: nothing is left to undo.
     ///
     /// # Errors
@@ -423,6 +426,72 @@ impl Record {
         self.file.remove_replacement(runtime)?;
         self.file.remove(&runtime.records)
     }
+}
+
+/// What prestart's steps took, by a record's lines.
+#[must_use]
+pub fn steps_of(lines: &[Line]) -> &[Step] {
+    let done = lines.iter().rev().find_map(|line| match line {
+        Line::Done { steps, .. } => Some(steps.as_slice()),
+        _ => None,
+    });
+    done.unwrap_or_default()
+}
+
+/// Whether [`Record::mark_reaped`] has marked it.
+#[must_use]
+pub fn is_reaped(file: impl AsFd) -> bool {
+    sys::stat(file).is_ok_and(|stat| stat.permissions() & REAPED != 0)
+}
+
+/// A record's first line, if it has one, and the others.
+fn parse(name: &str, lines: Vec<String>) -> Result<(Option<Header>, Vec<Line>)> {
+    let wrong = |what: String| Error::new(Cause::RuntimeDir, format!("record {name}: {what}"));
+    let mut lines = lines.into_iter();
+    let header = match lines.next() {
+        None => None,
+        Some(line) => {
+            #[derive(Deserialize)]
+            struct Versioned {
+                version: u32,
+            }
+            let version = serde_json::from_str::<Versioned>(&line).map_err(|error| wrong(error.to_string()))?.version;
+            if version > VERSION {
+                return Err(wrong(format!("it has version {version}, and this program knows {VERSION}"))
+                    .remedy("use the newer fs-isolator that wrote it"));
+            }
+            Some(serde_json::from_str(&line).map_err(|error| wrong(error.to_string()))?)
+        }
+    };
+    let lines = lines
+        .map(|line| serde_json::from_str(&line).map_err(|error| wrong(error.to_string())))
+        .collect::<Result<Vec<Line>>>()?;
+    Ok((header, lines))
+}
+
+/// Looks at a record that is not this process's. No lock is taken: nobody waits for somebody who is looking. `None` where
+/// there is none, or nothing is written in it yet.
+///
+/// # Errors
+/// [`Cause::RuntimeDir`], also for a record of a newer version.
+pub fn look(records: &OwnedFd, name: &str) -> Result<Option<(Header, Vec<Line>)>> {
+    let doing = || format!("record {name} cannot be read");
+    let opened = sys::if_there(sys::open_file_at(records, name, OFlag::O_RDONLY, 0));
+    let Some(fd) = opened.because(Cause::RuntimeDir, doing)? else { return Ok(None) };
+    look_in(&mut fd.into(), name)
+}
+
+/// The same in one that is open, and that may have lost its name.
+///
+/// # Errors
+/// As [`look`].
+pub fn look_in(file: &mut fs::File, name: &str) -> Result<Option<(Header, Vec<Line>)>> {
+    let mut text = Vec::new();
+    file.rewind()
+        .and_then(|()| file.take(LARGEST).read_to_end(&mut text))
+        .because(Cause::RuntimeDir, || format!("record {name} cannot be read"))?;
+    let (header, lines) = parse(name, whole_lines(&text))?;
+    Ok(header.map(|header| (header, lines)))
 }
 
 fn to_json<T: Serialize>(value: &T) -> Result<String> {

@@ -7,7 +7,7 @@
 use std::cell::OnceCell;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -112,6 +112,13 @@ pub fn subdirectory(root: &OwnedFd, name: &str) -> Result<OwnedFd> {
     sys::open_dir(root, Path::new(name), Resolve::BeneathNoLinks).because(Cause::RuntimeDir, doing)
 }
 
+/// The whole lines of a text: a torn last one is none.
+#[must_use]
+pub fn whole_lines(text: &[u8]) -> Vec<String> {
+    let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    String::from_utf8_lossy(&text[..whole]).lines().map(str::to_owned).collect()
+}
+
 /// How to open a file that is locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Open {
@@ -172,8 +179,13 @@ impl Locked {
             // What is beyond could be what matters.
             return Err(Error::new(Cause::RuntimeDir, format!("{} under runtime_dir is too large", self.name)));
         }
-        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        Ok(String::from_utf8_lossy(&text[..whole]).lines().map(str::to_owned).collect())
+        Ok(whole_lines(&text))
+    }
+
+    /// The file, for what needs a descriptor.
+    #[must_use]
+    pub fn fd(&self) -> impl AsFd + '_ {
+        &self.file
     }
 
     /// Adds lines.

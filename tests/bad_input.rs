@@ -337,6 +337,7 @@ fn configurations() -> Vec<Row> {
         row("short token", bad_config("request_token", json!("hunter2")), 20, "", &["request_token", "!hunter2"]),
         row("unknown ownership", bad_config("ownership", json!("mine")), 20, "", &["auto, mesos, idmap and never"]),
         row("unknown log_level", bad_config("log_level", json!("loud")), 20, "", &["off, error, warn"]),
+        row("journal of another type", bad_config("journal", json!("yes")), 20, "", &["wrong type"]),
         row("unknown sandbox_retention", bad_config("sandbox_retention", json!("soon")), 20, "", &["168h"]),
         row("unknown propagation", bad_config("propagation", json!("some")), 20, "", &["\"volumes\" and \"all\" are possible"]),
         row("both filesystem isolators", bad_config("isolation", json!("filesystem/posix,filesystem/linux")), 22, "", &["more than one", "name exactly one"]),

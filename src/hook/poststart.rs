@@ -20,6 +20,7 @@ use crate::mountinfo::{self, Mount};
 use crate::record::{Attached, Record};
 use crate::request::Propagation;
 use crate::runtime_dir::{Open, RuntimeDir};
+use crate::steps;
 use crate::sys::{self, MountAttributes, Named, Resolve};
 use mend::{Namespaces, Wanted};
 
@@ -41,11 +42,13 @@ pub fn run(state: &State, config: &Config, name: &str) -> Result<()> {
         Some(pidfd) if state.pid == Some(header.life.init.pid) => pidfd,
         _ => return without_prestart(state, config),
     };
+    steps::done("record");
     let answer = Container::open(header.life.init.pid).and_then(|container| {
         container.check_all(attachments)?;
         container.follow_binds(record.as_ref().map_or(&[][..], Record::binds));
         Ok(())
     });
+    steps::done("check");
     match answer {
         Ok(()) => Ok(()),
         Err(error) if has_ended(&pidfd) => {
@@ -126,7 +129,10 @@ impl Container {
 
     fn check_all(&self, attachments: &[Attached]) -> Result<()> {
         for attachment in attachments {
-            self.check(attachment).map_err(|error| error.volume(&attachment.label))?;
+            self.check(attachment).map_err(|error| {
+                let error = error.volume(&attachment.label);
+                attachment.volume.iter().fold(error, |error, volume| error.role(&volume.role))
+            })?;
         }
         Ok(())
     }

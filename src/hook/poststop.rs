@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::error::{Cause, Error, Result};
 use crate::record::Record;
 use crate::runtime_dir::{Open, RuntimeDir};
-use crate::{logging, undo};
+use crate::{logging, steps, undo};
 
 /// For how many milliseconds a container may be dying.
 const DYING: u16 = 1000;
@@ -17,6 +17,7 @@ const DYING: u16 = 1000;
 pub fn run(id: &str, config: &Config, name: &str) -> Result<()> {
     let Some(runtime) = RuntimeDir::open_existing(&config.runtime_dir)? else { return Ok(()) };
     if let Some(record) = Record::open(&runtime, name, Open::Existing)? {
+        steps::done("record");
         if let Some(header) = &record.header
             && header.life.may_last()?
         {
@@ -32,9 +33,11 @@ pub fn run(id: &str, config: &Config, name: &str) -> Result<()> {
             errors.into_iter().for_each(|error| log::error!("{}", error.container(id)));
             Error::new(Cause::UndoIncomplete, format!("{count} of the steps failed"))
         })?;
+        steps::done("undo");
         logging::discard(&runtime, name);
     }
     // Not at a start, which somebody waits for.
     undo::reap(&runtime, name, config);
+    steps::done("others");
     Ok(())
 }

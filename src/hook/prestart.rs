@@ -14,7 +14,7 @@ use crate::record::{self, Base, Header, Line, Record};
 use crate::runtime_dir::{Open, RuntimeDir};
 use crate::trusted::Missing;
 use crate::volume::Disks;
-use crate::{sys, undo};
+use crate::{steps, sys, undo};
 
 /// Two containers that make one missing volume at once are both served; so many are too.
 const TRIES: usize = 8;
@@ -28,6 +28,7 @@ pub fn run(state: &State, config: &Config, name: &str) -> Result<()> {
     let bundle = Bundle::open(&state.bundle, &proc_fds)?;
     let plan = intake::plan(&state.id, &state.annotations, &bundle.path, &bundle.config, config)?;
     let Some(plan) = plan else { return Ok(()) };
+    steps::done("plan");
     let live = Live::open(state.init_pid()?, plan.user_namespace)?;
     let home = init::own_mount_namespace()?;
     let host_root = HostRoot::find(&bundle.fd, &bundle.path, &bundle.config.root)?;
@@ -119,6 +120,7 @@ fn open_record(runtime: &RuntimeDir, name: &str, live: &Live, config: &Config) -
 
 /// Writes down who and where, executes the plan, and writes down that it is done. Gives back what is open still.
 fn execute(state: &State, job: &mut Job<'_>) -> Result<impl Sized + use<>> {
+    steps::done("record");
     let root = Base { path: job.host_root.path.to_string_lossy().into_owned(), id: job.host_root.id };
     job.record.begin(Header {
         version: record::VERSION,
@@ -132,6 +134,7 @@ fn execute(state: &State, job: &mut Job<'_>) -> Result<impl Sized + use<>> {
     })?;
     let Outcome { attached: attachments, open } = isolator::attach(job)?;
     let binds = job.plan.follow.clone();
-    job.record.add(Line::Done { attachments, binds })?;
+    steps::done("attach");
+    job.record.add(Line::Done { attachments, binds, steps: steps::so_far() })?;
     Ok(open)
 }

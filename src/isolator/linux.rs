@@ -11,6 +11,7 @@ use crate::error::{Because, Cause, Error, Result};
 use crate::mountpoint::MountPoints;
 use crate::plan::Attachment;
 use crate::request::container_path::ContainerPath;
+use crate::steps;
 use crate::sys::{self, FileId, MountAttributes, Resolve, SetPropagation};
 
 /// Attaches everything.
@@ -37,6 +38,7 @@ pub fn mount_all(job: &mut Job<'_>, sources: Vec<Opened>, may_cover_mounts: bool
         };
         trees.push(tree.map_err(|error| error.volume(&attachment.label))?);
     }
+    steps::done("open");
     let places = move_all(job, &sources, &trees, may_cover_mounts)?;
     let attached = |(attachment, opened): (&Attachment, &Opened)| opened.attached(job.plan, attachment, job.proc_fds);
     let attached = job.plan.attachments.iter().zip(&sources).map(attached).collect();

@@ -75,7 +75,7 @@ pub fn open_all(
             Origin::Secret { path, .. } => open_secret(job, path).map(Some),
             Origin::Volume { .. } => open_volume(job, &attachment.from).map(Some),
         };
-        found.push(opened.map_err(|error| error.volume(&attachment.label))?);
+        found.push(opened.map_err(|error| attachment.named(error))?);
     }
     let sandboxes = Sandboxes { own: open_sandbox(job)?, parent: job.open_parent()?, user: job.user()? };
     let complete = |(attachment, found): (&Attachment, Option<Opened>)| {
@@ -84,7 +84,7 @@ pub fn open_all(
             (None, Origin::HostPath { allowed, below, .. }) => make_host_path(allowed, below.as_ref()),
             (None, from) => sandboxes.open(from),
         };
-        opened.and_then(|opened| opened.propagating_to(attachment)).map_err(|error| error.volume(&attachment.label))
+        opened.and_then(|opened| opened.propagating_to(attachment)).map_err(|error| attachment.named(error))
     };
     plan.attachments.iter().zip(found).map(complete).collect()
 }
