@@ -14,6 +14,7 @@ mod identity;
 mod install;
 mod logs;
 mod maintain;
+mod metrics;
 mod plan;
 mod sandbox;
 mod show;
@@ -74,6 +75,8 @@ enum Verb {
     Logs(logs::Arguments),
     /// List the containers that have something, and what they hold
     Status,
+    /// Print figures for Prometheus
+    Metrics(metrics::Arguments),
     /// Look for what keeps containers of this host from their volumes, and tell what mends it
     Doctor(doctor::Arguments),
     /// Print the effective configuration
@@ -128,6 +131,7 @@ fn run(cli: &Cli) -> Result<()> {
         Verb::Gc => maintain::gc(&config()?, cli.json),
         Verb::Logs(arguments) => logs::run(arguments, &config()?, cli.json),
         Verb::Status => status::run(&config()?, cli.json),
+        Verb::Metrics(arguments) => metrics::run(arguments, &config()?, cli.json),
         Verb::Doctor(arguments) => doctor::run(arguments, file.as_deref(), cli.json),
         Verb::Config => show::json(&config()?),
         Verb::Explain(arguments) => explain::run(arguments, cli.json),

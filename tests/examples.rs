@@ -340,15 +340,19 @@ fn units_are_understood_by_systemd() {
     }
     on(Host::Private, move || {
         throw_away_changes();
-        for unit in ["fs-isolator-reconcile.service", "fs-isolator-gc.service", "fs-isolator-gc.timer"] {
-            let ran = run("systemd-analyze", &["verify", "--man=no", folder.join(unit).to_str().unwrap()]);
+        let units: Vec<String> = names(&folder).into_iter().filter(|name| name.starts_with("fs-isolator-")).collect();
+        assert_eq!(units.len(), 5, "{units:?}");
+        for unit in units {
+            let ran = run("systemd-analyze", &["verify", "--man=no", folder.join(&unit).to_str().unwrap()]);
             assert!(ran.code == 0 && !ran.err.contains("fs-isolator"), "{unit}: {ran:?}");
         }
-        for verb in ["reconcile", "gc"] {
+        fs::create_dir_all("/var/lib/prometheus/node-exporter").unwrap();
+        for verb in ["reconcile", "gc", "metrics"] {
             let text = fs::read_to_string(folder.join(format!("fs-isolator-{verb}.service"))).unwrap();
             let line = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
             let words: Vec<&str> = line.split(' ').collect();
             run(words[0], &words[1..]).ok();
         }
+        assert_eq!(names(Path::new("/var/lib/prometheus/node-exporter")), ["fs_isolator.prom"]);
     });
 }

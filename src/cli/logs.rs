@@ -1,9 +1,8 @@
-//! `fs-isolator logs CONTAINER`: what a container's hooks had to say. crun discards what hooks write, so that this is often
-//! the only place.
+//! `fs-isolator logs CONTAINER`: what a container's hooks had to say, and what prestart took. crun discards what hooks
+//! write, so that this is often the only place.
 #![forbid(unsafe_code)]
 
 use clap::Args;
-use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::show;
@@ -11,7 +10,8 @@ use crate::config::Config;
 use crate::error::{Because, Cause, Error, Result};
 use crate::runtime_dir::RuntimeDir;
 use crate::sys::{self, Resolve};
-use crate::{read, tree};
+use crate::trusted::{self, Missing};
+use crate::{read, record, steps, tree};
 
 /// Largest log that is printed, in bytes: hooks begin anew long before.
 const LARGEST: u64 = 1 << 20;
@@ -29,32 +29,46 @@ pub struct Arguments {
 /// [`Cause::ContainerUnknown`] where no container has a log whose id begins so, or several do; [`Cause::RuntimeDir`].
 pub fn run(arguments: &Arguments, config: &Config, json: bool) -> Result<()> {
     let doing = || "logs cannot be read".to_owned();
-    let log = match RuntimeDir::open_existing(&config.runtime_dir)? {
+    let runtime = RuntimeDir::open_existing(&config.runtime_dir)?;
+    // A host on which every container was refused has no records.
+    let log = match trusted::open_dir(&config.runtime_dir, Missing::Tell)? {
         None => None,
-        Some(runtime) => match sys::open_dir(&runtime.root, "log".as_ref(), Resolve::BeneathNoLinks) {
-            Err(error) if error.errno == Errno::ENOENT => None,
-            answer => Some(answer.because(Cause::RuntimeDir, doing)?),
-        },
+        Some(root) => sys::if_there(sys::open_dir(&root, "log".as_ref(), Resolve::BeneathNoLinks))
+            .because(Cause::RuntimeDir, doing)?,
     };
     let names = match &log {
         None => Vec::new(),
         Some(log) => tree::names(log).because(Cause::RuntimeDir, doing)?,
     };
-    let names: Vec<String> = names.into_iter().filter_map(|name| name.into_string().ok()).collect();
+    let mut names: Vec<String> = names.into_iter().filter_map(|name| name.into_string().ok()).collect();
     let Some(wanted) = &arguments.container else {
         let ids: Vec<&str> = names.iter().map(|name| id_of(name)).collect();
         return if json { show::json(&ids) } else { show::lines(&ids) };
     };
+    // Most have no log, and what their prestart took all the same.
+    if let Some(runtime) = &runtime {
+        let recorded = tree::names(&runtime.records).because(Cause::RuntimeDir, doing)?;
+        names.extend(recorded.into_iter().filter_map(|name| name.into_string().ok()));
+        names.sort();
+        names.dedup();
+    }
     let name = choose(wanted, &names)?;
-    let Some(log) = log else { return Ok(()) };
-    let file = sys::open_file_at(&log, name, OFlag::O_RDONLY, 0).because(Cause::RuntimeDir, doing)?;
-    let text = read::at_most(file.into(), LARGEST).because(Cause::RuntimeDir, doing)?;
+    let text = match log.map(|log| sys::if_there(sys::open_file_at(&log, name, OFlag::O_RDONLY, 0))).transpose() {
+        Ok(None | Some(None)) => Vec::new(),
+        Err(error) => Err(error).because(Cause::RuntimeDir, doing)?,
+        Ok(Some(Some(file))) => read::at_most(file.into(), LARGEST).because(Cause::RuntimeDir, doing)?,
+    };
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
+    let record = runtime.map_or(Ok(None), |runtime| record::look(&runtime.records, name))?;
+    let steps = record.as_ref().map_or(&[][..], |(_, lines)| record::steps_of(lines));
     if json {
-        return show::json(&serde_json::json!({ "container": id_of(name), "lines": lines }));
+        let steps: Vec<_> =
+            steps.iter().map(|step| serde_json::json!({ "step": step.0, "microseconds": step.1 })).collect();
+        return show::json(&serde_json::json!({ "container": id_of(name), "lines": lines, "prestart": steps }));
     }
-    show::lines(&lines)
+    let took = (!steps.is_empty()).then(|| format!("prestart took {}", steps::describe(steps)));
+    show::lines(&lines.into_iter().chain(took.as_deref()).collect::<Vec<_>>())
 }
 
 /// The container's id in the name of a log, see [`crate::record::name`].
