@@ -21,6 +21,7 @@ mod show;
 mod status;
 mod user;
 mod volume;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -75,6 +76,8 @@ enum Verb {
     Logs(logs::Arguments),
     /// List the containers that have something, and what they hold
     Status,
+    /// Tell what containers get and give up, and what is refused, as it happens
+    Watch(watch::Arguments),
     /// Print figures for Prometheus
     Metrics(metrics::Arguments),
     /// Look for what keeps containers of this host from their volumes, and tell what mends it
@@ -131,6 +134,7 @@ fn run(cli: &Cli) -> Result<()> {
         Verb::Gc => maintain::gc(&config()?, cli.json),
         Verb::Logs(arguments) => logs::run(arguments, &config()?, cli.json),
         Verb::Status => status::run(&config()?, cli.json),
+        Verb::Watch(arguments) => watch::run(arguments, &config()?, cli.json),
         Verb::Metrics(arguments) => metrics::run(arguments, &config()?, cli.json),
         Verb::Doctor(arguments) => doctor::run(arguments, file.as_deref(), cli.json),
         Verb::Config => show::json(&config()?),

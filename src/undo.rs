@@ -194,5 +194,6 @@ pub fn reap_one(
     {
         return Ok(false);
     }
+    record.mark_reaped();
     undo(runtime, record, config).map(|()| true)
 }
