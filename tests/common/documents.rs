@@ -202,5 +202,6 @@ pub fn pages() -> Vec<Page> {
 
 fn is_page(path: &Path) -> bool {
     let markdown = path.extension().is_some_and(|extension| extension == "md");
-    markdown && (path.starts_with("docs") || path.ends_with("README.md"))
+    // docs/man is the text of manual pages.
+    markdown && (path.parent() == Some(Path::new("docs")) || path.ends_with("README.md"))
 }
