@@ -16,6 +16,7 @@ mod logs;
 mod maintain;
 mod metrics;
 mod plan;
+mod probe;
 mod sandbox;
 mod show;
 mod status;
@@ -95,6 +96,12 @@ enum Verb {
     /// Write what is derived from this command line: manual pages, completions
     #[command(subcommand)]
     Generate(generate::Verb),
+    /// What runs in the container of `doctor --run`
+    #[command(hide = true)]
+    Probe(probe::Probe),
+    /// Calls a hook and writes down how long it took, for `doctor --run`
+    #[command(hide = true)]
+    TimeHook(probe::TimeHook),
 }
 
 /// The command line with its examples, from which parsing, help, manual pages and completions come.
@@ -143,6 +150,11 @@ fn run(cli: &Cli) -> Result<()> {
         Verb::Install(arguments) => install::install(arguments, file.as_deref(), cli.json),
         Verb::Uninstall(arguments) => install::uninstall(arguments, cli.json),
         Verb::Generate(verb) => generate::run(verb, cli.json),
+        Verb::Probe(arguments) => {
+            crate::doctor::run::probe::run(&arguments.nonce);
+            Ok(())
+        }
+        Verb::TimeHook(arguments) => probe::time(arguments),
     }
 }
 

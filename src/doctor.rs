@@ -3,10 +3,12 @@
 #![forbid(unsafe_code)]
 
 mod bundles;
+pub mod check;
 mod hooks_d;
 mod kernel;
 mod leftovers;
 mod readers;
+pub mod run;
 mod runtimes;
 mod storage;
 mod toml;
@@ -16,16 +18,18 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::plan::shell_word;
+pub use check::Check;
 use readers::Reader;
+use run::Proof;
 use runtimes::Program;
 
 /// One fault.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// Name of the check.
-    pub check: &'static str,
+    pub check: Check,
     /// What was found.
     pub what: String,
     /// Where: mostly a path.
@@ -38,7 +42,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(check: &'static str, what: impl Into<String>, place: impl ToString) -> Finding {
+    fn new(check: Check, what: impl Into<String>, place: impl ToString) -> Finding {
         let (what, place) = (what.into(), place.to_string());
         Finding { check, what, place, why: String::new(), remedy: String::new() }
     }
@@ -54,7 +58,7 @@ impl Finding {
     }
 
     /// What a hook would refuse, in the hook's words.
-    fn of(check: &'static str, error: &Error, place: impl ToString) -> Finding {
+    fn of(check: Check, error: &Error, place: impl ToString) -> Finding {
         let why = format!("containers are refused with exit code {}: {}", error.cause().code(), error.cause().title());
         Finding::new(check, error.what(), place).why(why).remedy(error.how())
     }
@@ -67,31 +71,39 @@ pub struct Report {
     pub programs: Vec<Program>,
     /// Who reads which hooks.d directories.
     pub readers: Vec<Reader>,
+    /// What was seen with throw-away containers, where that was asked for.
+    pub proofs: Vec<Proof>,
     /// Faults; none on a host that is well.
     pub findings: Vec<Finding>,
 }
 
 /// Examines this host. `file` is the configuration if not the default one; `directories` are those of hooks.d files that
-/// count, if not those of podman's and CRI-O's configuration.
-#[must_use]
-pub fn examine(file: Option<&Path>, directories: &[PathBuf]) -> Report {
+/// count, if not those of podman's and CRI-O's configuration. `prove` runs throw-away containers too.
+///
+/// # Errors
+/// As [`run::run`].
+pub fn examine(file: Option<&Path>, directories: &[PathBuf], prove: bool) -> Result<Report> {
     let mut findings = Vec::new();
     let loaded = Config::load(file);
     if let Err(error) = &loaded {
-        findings.push(Finding::of("configuration", error, shown(file)));
+        findings.push(Finding::of(Check::Configuration, error, shown(file)));
     }
-    let config = loaded.ok();
+    let config = loaded.as_ref().ok();
     let programs = runtimes::find();
     let readers = readers::find(&programs, directories, &mut findings);
-    let hooks = hooks_d::examine(&readers, file, config.as_ref(), &mut findings);
-    runtimes::examine(&programs, &hooks, config.as_ref(), &mut findings);
+    let hooks = hooks_d::examine(&readers, file, config, &mut findings);
+    runtimes::examine(&programs, &hooks, config, &mut findings);
     kernel::examine(&mut findings);
-    if let Some(config) = &config {
+    if let Some(config) = config {
         storage::examine(config, &mut findings);
         bundles::examine(config, &mut findings);
         leftovers::examine(config, &mut findings);
     }
-    Report { programs, readers, findings }
+    let proofs = match loaded {
+        Ok(config) if prove => run::run(file, &config, &programs, &hooks, directories, &mut findings)?,
+        _ => Vec::new(),
+    };
+    Ok(Report { programs, readers, proofs, findings })
 }
 
 fn shown(file: Option<&Path>) -> String {

@@ -575,6 +575,22 @@ fn new_filesystem(kind: &CStr, options: &[(&CStr, Option<&CStr>)], attributes: M
     Ok(unsafe { OwnedFd::from_raw_fd(raw as libc::c_int) })
 }
 
+/// Lets a command begin with no signal blocked, whatever this process holds back.
+pub fn unblock_signals(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let unblock = || Ok(nix::sys::signal::SigSet::empty().thread_set_mask()?);
+    // SAFETY: between fork and exec it calls pthread_sigmask(3) alone, which is async-signal-safe.
+    unsafe { command.pre_exec(unblock) };
+}
+
+/// Lets a command begin in a user namespace of its own, which has no ids yet.
+pub fn in_user_namespace(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let leave = || Ok(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER)?);
+    // SAFETY: between fork and exec it makes one system call, unshare(2), and allocates nothing.
+    unsafe { command.pre_exec(leave) };
+}
+
 /// Leaves this process's mount namespace for a copy of its own: unshare(2). The caller must have one thread.
 ///
 /// # Errors

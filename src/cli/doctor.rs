@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::show;
+use crate::doctor::run::Proof;
 use crate::doctor::{self, Report};
 use crate::error::{Cause, Error, Result};
 
@@ -17,6 +18,9 @@ pub struct Arguments {
     /// earlier ones. Without one, of the directories that podman and CRI-O are configured to read
     #[arg(long, value_name = "DIR")]
     hooks_dir: Vec<PathBuf>,
+    /// Prove it: run a throw-away container with a volume under each of runc and crun, and by podman, and remove both
+    #[arg(long)]
+    run: bool,
 }
 
 /// Runs the verb.
@@ -24,7 +28,7 @@ pub struct Arguments {
 /// # Errors
 /// [`Cause::Doctor`] after the report, where there are findings.
 pub fn run(arguments: &Arguments, config: Option<&Path>, json: bool) -> Result<()> {
-    let report = doctor::examine(config, &arguments.hooks_dir);
+    let report = doctor::examine(config, &arguments.hooks_dir, arguments.run)?;
     if json {
         show::json(&report)?;
     } else {
@@ -50,9 +54,13 @@ fn text(report: &Report, colour: bool) -> Vec<String> {
         let list: Vec<String> = reader.directories.iter().map(|path| path.display().to_string()).collect();
         lines.push(format!("{} reads {}", reader.who, list.join(", ")));
     }
+    if !report.proofs.is_empty() {
+        lines.push(String::new());
+        lines.extend(proofs(&report.proofs));
+    }
     for finding in &report.findings {
         lines.push(String::new());
-        lines.push(format!("{} {}", paint("1;31", finding.check), paint("1", &plain(&finding.what))));
+        lines.push(format!("{} {}", paint("1;31", finding.check.name()), paint("1", &plain(&finding.what))));
         for (name, text) in [("where", &finding.place), ("why", &finding.why), ("remedy", &finding.remedy)] {
             lines.push(format!("  {name:8}{}", plain(text)));
         }
@@ -61,4 +69,29 @@ fn text(report: &Report, colour: bool) -> Vec<String> {
         lines.push(paint("32", "no faults were found"));
     }
     lines
+}
+
+fn proofs(proofs: &[Proof]) -> Vec<String> {
+    let seen = |answer: Option<bool>| answer.map_or("-", |yes| if yes { "yes" } else { "NO" }).to_owned();
+    let time = |microseconds: Option<u64>| {
+        microseconds.map_or_else(|| "-".to_owned(), |us| format!("{}.{} ms", us / 1000, us % 1000 / 100))
+    };
+    let rows: Vec<[String; 9]> = proofs
+        .iter()
+        .map(|proof| {
+            [
+                proof.by.to_owned(),
+                seen(proof.volume),
+                seen(proof.slave),
+                seen(proof.contained),
+                seen(proof.freed),
+                proof.start_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms")),
+                time(proof.prestart_us),
+                time(proof.poststart_us),
+                time(proof.poststop_us),
+            ]
+        })
+        .collect();
+    let headings = ["RUN", "VOLUME", "SLAVE", "CONTAINED", "FREED", "START", "PRESTART", "POSTSTART", "POSTSTOP"];
+    show::columns(headings, &rows)
 }

@@ -6,14 +6,18 @@ use super::volume::Progress;
 use crate::config::Config;
 use crate::error::{Cause, Error, Result};
 use crate::reconcile::Report;
-use crate::{gc, reconcile};
+use crate::{doctor, gc, reconcile};
 
 /// Runs `reconcile`.
 ///
 /// # Errors
 /// [`Cause::UndoIncomplete`] after everything was tried.
 pub fn reconcile(config: &Config, json: bool) -> Result<()> {
-    print(&reconcile::run(config), json)
+    let mut report = reconcile::run(config);
+    let left = doctor::run::clean(config);
+    report.done.extend(left.done);
+    report.faults.extend(left.faults);
+    print(&report, json)
 }
 
 /// Runs `gc`.

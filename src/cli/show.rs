@@ -55,6 +55,11 @@ pub fn plain(text: &str) -> String {
 /// # Errors
 /// As [`lines`].
 pub fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> Result<()> {
+    lines(&columns(headings, rows))
+}
+
+/// The lines of a table.
+pub fn columns<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> Vec<String> {
     let mut widths = headings.map(|heading| heading.chars().count());
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -67,5 +72,5 @@ pub fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> Resul
     };
     let mut text = vec![line(headings.iter().map(|heading| (*heading).to_owned()).collect())];
     text.extend(rows.iter().map(|row| line(row.iter().map(|cell| plain(cell)).collect())));
-    lines(&text)
+    text
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Finding, word};
+use super::{Check, Finding, word};
 use crate::config::Config;
 use crate::container::{Manager, bundle};
 use crate::hook::Stage;
@@ -46,7 +46,7 @@ fn one(manager: Manager, container: &Path, findings: &mut Vec<Finding>) {
         let short = id.get(..12).unwrap_or(&id);
         findings.push(
             Finding::new(
-                "container-without-hook",
+                Check::ContainerWithoutHook,
                 format!("container {short} asks for volumes and has no hook"),
                 path.display(),
             )

@@ -10,7 +10,7 @@ use regex::Regex;
 use serde::Deserialize;
 
 use super::readers::{ADMINISTRATOR, DEFAULT, Reader};
-use super::{Finding, word};
+use super::{Check, Finding, word};
 use crate::config::Config;
 use crate::error::Error;
 use crate::hook::Stage;
@@ -20,7 +20,8 @@ use crate::trusted::{self, Missing};
 /// Largest hooks.d file that is read, in bytes.
 const LARGEST: u64 = 1 << 20;
 
-const STAGES: [Stage; 3] = [Stage::Prestart, Stage::Poststart, Stage::Poststop];
+/// In the order in which they are called.
+pub const STAGES: [Stage; 3] = [Stage::Prestart, Stage::Poststart, Stage::Poststop];
 
 /// Stages of the OCI runtime-spec, and podman's own.
 const KNOWN: [&str; 7] =
@@ -33,7 +34,10 @@ pub struct Hook {
     pub file: PathBuf,
     /// Seconds.
     pub timeout: Option<i64>,
-    stage: Stage,
+    /// Which one it is.
+    pub stage: Stage,
+    /// Its executable.
+    pub path: PathBuf,
     /// The configuration that it is told to read.
     config: Option<PathBuf>,
 }
@@ -130,7 +134,7 @@ fn read_by(reader: &Reader, config: Option<&Config>, findings: &mut Vec<Finding>
         if let Some(real) = directory.canonicalize().ok().filter(|real| real.is_dir())
             && let Err(error) = trusted::open_dir(&real, Missing::Tell)
         {
-            findings.push(unsafe_code("hooks-dir-unsafe", &error, directory));
+            findings.push(unsafe_code(Check::HooksDirUnsafe, &error, directory));
         }
         for name in json_files(directory) {
             let path = directory.join(&name);
@@ -145,7 +149,7 @@ fn read_by(reader: &Reader, config: Option<&Config>, findings: &mut Vec<Finding>
             Ok(file) => file,
             Err(what) => {
                 findings.push(
-                    Finding::new("hook-file-invalid", what, path.display())
+                    Finding::new(Check::HookFileInvalid, what, path.display())
                         .why("podman starts no container at all with such a file, and CRI-O does not start")
                         .remedy(match stage_of(path, None) {
                             Some(_) => install(path.parent().unwrap_or(path)),
@@ -160,7 +164,8 @@ fn read_by(reader: &Reader, config: Option<&Config>, findings: &mut Vec<Finding>
         if let Some(stage) = if masks { called_by(&file) } else { stage_of(path, Some(&file)) } {
             one(path, &file, stage, config, findings);
             let config = file.hook.args.iter().skip_while(|word| *word != "--config").nth(1).map(PathBuf::from);
-            hooks.push(Hook { file: path.clone(), timeout: file.hook.timeout, stage, config });
+            let executable = file.hook.path.clone();
+            hooks.push(Hook { file: path.clone(), timeout: file.hook.timeout, stage, path: executable, config });
         }
     }
     let mut missing: Vec<Stage> =
@@ -171,7 +176,7 @@ fn read_by(reader: &Reader, config: Option<&Config>, findings: &mut Vec<Finding>
         if let Some(stage) = stage.filter(|stage| missing.contains(stage) && parse(after).is_ok()) {
             missing.retain(|other| *other != stage);
             findings.push(
-                Finding::new("hook-masked", format!("it masks {}", before.display()), after.display())
+                Finding::new(Check::HookMasked, format!("it masks {}", before.display()), after.display())
                     .why(format!(
                         "{} reads only the last file of a name: {} is not called",
                         reader.who,
@@ -202,14 +207,14 @@ fn absent(reader: &Reader, missing: &[Stage], hooks: &[Hook], findings: &mut Vec
     let programs: Vec<&str> = missing.iter().map(|stage| stage.program()).collect();
     if missing.len() == STAGES.len() {
         findings.push(
-            Finding::new("hooks-not-installed", format!("{} finds none of the three hooks", reader.who), place)
+            Finding::new(Check::HooksNotInstalled, format!("{} finds none of the three hooks", reader.who), place)
                 .why("containers start without the volumes that they ask for, and nobody says so")
                 .remedy(remedy),
         );
     } else if !missing.is_empty() && !hooks.is_empty() {
         findings.push(
             Finding::new(
-                "hooks-incomplete",
+                Check::HooksIncomplete,
                 format!("{} finds no file for {}", reader.who, programs.join(", ")),
                 place,
             )
@@ -238,7 +243,7 @@ fn twice(reader: &Reader, hooks: &[Hook], findings: &mut Vec<Finding>) {
         if let [first, .., last] = files[..] {
             findings.push(
                 Finding::new(
-                    "hook-twice",
+                    Check::HookTwice,
                     format!("{} calls {} by this file and by {}", reader.who, stage.program(), first.file.display()),
                     last.file.display(),
                 )
@@ -274,7 +279,7 @@ fn parse(path: &Path) -> Result<File, String> {
     Ok(file)
 }
 
-fn unsafe_code(check: &'static str, error: &Error, place: &Path) -> Finding {
+fn unsafe_code(check: Check, error: &Error, place: &Path) -> Finding {
     Finding::new(check, error.what(), place.display())
         .why("whoever can change it runs what they like as root, at the next start of a container")
         .remedy(error.how())
@@ -288,7 +293,7 @@ fn one(path: &Path, file: &File, stage: Stage, config: Option<&Config>, findings
     if let Ok(real) = path.canonicalize()
         && let Err(error) = trusted::open_file(&real)
     {
-        add(unsafe_code("hook-file-unsafe", &error, path));
+        add(unsafe_code(Check::HookFileUnsafe, &error, path));
     }
     executable(&file.hook.path, program, &again, &mut add);
     let called: Vec<&str> = file.stages.iter().map(String::as_str).collect();
@@ -298,12 +303,12 @@ fn one(path: &Path, file: &File, stage: Stage, config: Option<&Config>, findings
         Stage::Poststop => &["poststop"],
     };
     if called.iter().any(|name| !right.contains(name)) {
-        add(Finding::new("hook-stage", format!("{program} is called at {}", called.join(", ")), path.display())
+        add(Finding::new(Check::HookStage, format!("{program} is called at {}", called.join(", ")), path.display())
             .why(format!("it does its work at {} alone; elsewhere containers fail or are not served", right[0]))
             .remedy(again.clone()));
     } else if called.len() > 1 {
         add(Finding::new(
-            "hook-stage-twice",
+            Check::HookStageTwice,
             format!("{program} is called at {}", called.join(" and ")),
             path.display(),
         )
@@ -311,12 +316,12 @@ fn one(path: &Path, file: &File, stage: Stage, config: Option<&Config>, findings
         .remedy(again.clone()));
     }
     if file.hook.env.is_none() {
-        add(Finding::new("hook-environment", "it has no env", path.display())
+        add(Finding::new(Check::HookEnvironment, "it has no env", path.display())
             .why("the hook gets the whole environment of whoever calls it, which may be the container's")
             .remedy(again.clone()));
     }
     if file.hook.timeout.is_some_and(|timeout| timeout <= 0) {
-        add(Finding::new("hook-timeout", "its timeout is not positive", path.display())
+        add(Finding::new(Check::HookTimeout, "its timeout is not positive", path.display())
             .why("runc ends such a hook at once, and with it every container that asks")
             .remedy(again.clone()));
     }
@@ -330,32 +335,36 @@ fn executable(path: &Path, program: &str, again: &str, add: &mut dyn FnMut(Findi
     let real = match path.canonicalize() {
         Ok(real) => real,
         Err(error) => {
-            return add(Finding::new("hook-executable-missing", format!("it is not there: {error}"), path.display())
-                .why("podman and CRI-O pass over the hooks.d file in silence, and containers start without their volumes")
-                .remedy(again));
+            return add(Finding::new(
+                Check::HookExecutableMissing,
+                format!("it is not there: {error}"),
+                path.display(),
+            )
+            .why("podman and CRI-O pass over the hooks.d file in silence, and containers start without their volumes")
+            .remedy(again));
         }
     };
     let is_executable =
         std::fs::metadata(&real).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0);
     if !is_executable {
-        add(Finding::new("hook-executable-mode", "it is no executable file", path.display())
+        add(Finding::new(Check::HookExecutableMode, "it is no executable file", path.display())
             .why(format!("{program} cannot be called, and every container that asks fails"))
             .remedy(format!("chmod 755 {}", word(&real))));
     }
     if let Err(error) = trusted::open_file(&real) {
-        add(unsafe_code("hook-executable-unsafe", &error, path));
+        add(unsafe_code(Check::HookExecutableUnsafe, &error, path));
     }
 }
 
 /// What is wrong with the condition under which a hook is called: check, what and why.
-fn condition(when: &When, every_container: bool) -> Option<(&'static str, String, &'static str)> {
+fn condition(when: &When, every_container: bool) -> Option<(Check, String, &'static str)> {
     const SILENT: &str = "the hook is not called for such a container, which then starts without its volumes";
     if !when.commands.is_empty() {
         let what = format!("it is called only for the commands {}", when.commands.join(", "));
-        return Some(("hook-condition", what, SILENT));
+        return Some((Check::HookCondition, what, SILENT));
     }
     if when.has_bind_mounts.is_some() {
-        return Some(("hook-condition", "hasBindMounts is among its conditions".to_owned(), SILENT));
+        return Some((Check::HookCondition, "hasBindMounts is among its conditions".to_owned(), SILENT));
     }
     let keys = ["volumes", "volumes.base64", "isolation", "volumes/app"].map(|name| format!("io.fs-isolator.{name}"));
     let values = ["db:data", "", "[\n  {\"a\": 1}\n]"];
@@ -363,15 +372,15 @@ fn condition(when: &When, every_container: bool) -> Option<(&'static str, String
     let passed: Vec<_> = asked.filter(|(key, value)| !is_called(when, key, value)).collect();
     match passed.first() {
         _ if passed.len() == keys.len() * values.len() => {
-            Some(("hook-never-called", "its \"when\" matches no container that asks".to_owned(), SILENT))
+            Some((Check::HookNeverCalled, "its \"when\" matches no container that asks".to_owned(), SILENT))
         }
         Some((key, value)) => {
             let what = format!("its \"when\" does not match {key} with the value {value:?}");
-            Some(("hook-not-always-called", what, SILENT))
+            Some((Check::HookNotAlwaysCalled, what, SILENT))
         }
         None if when.always == Some(true) => None,
         None if every_container => Some((
-            "hook-not-for-all",
+            Check::HookNotForAll,
             "it is not called for containers that ask for nothing".to_owned(),
             "default_container_info is for those",
         )),
@@ -380,7 +389,7 @@ fn condition(when: &When, every_container: bool) -> Option<(&'static str, String
             .any(|key| is_called(when, key, "x")) =>
         {
             Some((
-                "hook-unanchored",
+                Check::HookUnanchored,
                 "the patterns of its \"when\" are not anchored".to_owned(),
                 "it is called for containers too that never asked, which costs each of their starts",
             ))
@@ -409,7 +418,7 @@ fn unread(readers: &[Reader], findings: &mut Vec<Finding>) {
         if let Some(reader) = readers.next().filter(|_| ours) {
             findings.push(
                 Finding::new(
-                    "hooks-unread",
+                    Check::HooksUnread,
                     format!("{} does not read this directory", reader.who),
                     directory.display(),
                 )
@@ -430,7 +439,7 @@ fn configurations(hooks: &[Hook], mine: Option<&Path>, findings: &mut Vec<Findin
         match &hook.config {
             Some(path) if !path.is_file() => findings.push(
                 Finding::new(
-                    "hook-configuration-missing",
+                    Check::HookConfigurationMissing,
                     format!("its --config {} is not there", path.display()),
                     place,
                 )
@@ -442,7 +451,7 @@ fn configurations(hooks: &[Hook], mine: Option<&Path>, findings: &mut Vec<Findin
                 let option = theirs.as_ref().map_or_else(String::new, |path| format!("--config {} ", word(path)));
                 findings.push(
                     Finding::new(
-                        "hook-configuration",
+                        Check::HookConfiguration,
                         format!("the hook reads {shown}, which was not looked at"),
                         place,
                     )
@@ -459,7 +468,7 @@ fn configurations(hooks: &[Hook], mine: Option<&Path>, findings: &mut Vec<Findin
 mod tests {
     use super::*;
 
-    fn fault(when: &str) -> Option<&'static str> {
+    fn fault(when: &str) -> Option<Check> {
         condition(&serde_json::from_str(when).unwrap(), false).map(|(check, _, _)| check)
     }
 
@@ -469,20 +478,20 @@ mod tests {
             (r#"{"annotations":{"^io\\.fs-isolator\\..+$":"(?s)^.*$"}}"#, None),
             (r#"{"annotations":{"^io\\.fs-isolator\\.":""}}"#, None),
             (r#"{"always":true}"#, None),
-            (r#"{}"#, Some("hook-never-called")),
-            (r#"{"always":false}"#, Some("hook-never-called")),
-            (r#"{"annotations":{"^io\\.fs_isolator\\..+$":".*"}}"#, Some("hook-never-called")),
-            (r#"{"annotations":{"^io\\.fs-isolator\\..+$":"^.*$"}}"#, Some("hook-not-always-called")),
-            (r#"{"annotations":{"^io\\.fs-isolator\\.volumes$":""}}"#, Some("hook-not-always-called")),
-            (r#"{"annotations":{"^io\\.fs-isolator\\..+$":"","^other$":""}}"#, Some("hook-never-called")),
-            (r#"{"annotations":{"io.fs-isolator.":""}}"#, Some("hook-unanchored")),
-            (r#"{"annotations":{"^io.fs-isolator.":""}}"#, Some("hook-unanchored")),
-            (r#"{"always":true,"commands":["^/bin/sh$"]}"#, Some("hook-condition")),
-            (r#"{"always":true,"hasBindMounts":true}"#, Some("hook-condition")),
+            (r#"{}"#, Some(Check::HookNeverCalled)),
+            (r#"{"always":false}"#, Some(Check::HookNeverCalled)),
+            (r#"{"annotations":{"^io\\.fs_isolator\\..+$":".*"}}"#, Some(Check::HookNeverCalled)),
+            (r#"{"annotations":{"^io\\.fs-isolator\\..+$":"^.*$"}}"#, Some(Check::HookNotAlwaysCalled)),
+            (r#"{"annotations":{"^io\\.fs-isolator\\.volumes$":""}}"#, Some(Check::HookNotAlwaysCalled)),
+            (r#"{"annotations":{"^io\\.fs-isolator\\..+$":"","^other$":""}}"#, Some(Check::HookNeverCalled)),
+            (r#"{"annotations":{"io.fs-isolator.":""}}"#, Some(Check::HookUnanchored)),
+            (r#"{"annotations":{"^io.fs-isolator.":""}}"#, Some(Check::HookUnanchored)),
+            (r#"{"always":true,"commands":["^/bin/sh$"]}"#, Some(Check::HookCondition)),
+            (r#"{"always":true,"hasBindMounts":true}"#, Some(Check::HookCondition)),
         ] {
             assert_eq!(fault(when), check, "{when}");
         }
         let every = condition(&serde_json::from_str(r#"{"annotations":{"^io\\.fs-isolator\\.":""}}"#).unwrap(), true);
-        assert_eq!(every.unwrap().0, "hook-not-for-all");
+        assert_eq!(every.unwrap().0, Check::HookNotForAll);
     }
 }

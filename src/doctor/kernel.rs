@@ -3,10 +3,11 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
 
-use super::Finding;
+use super::{Check, Finding};
 use crate::error::{Because, Cause, Error, Result};
 use crate::init::own_mount_namespace;
 use crate::me::me;
@@ -22,7 +23,7 @@ pub fn examine(findings: &mut Vec<Finding>) {
         let mut findings = Vec::new();
         if let Err(error) = try_all(&mut findings) {
             findings.push(
-                Finding::of("kernel", &error, "kernel")
+                Finding::of(Check::Kernel, &error, "kernel")
                     .remedy("use Linux 5.12 or newer, and run this as root outside of a container"),
             );
         }
@@ -45,7 +46,8 @@ fn try_all(findings: &mut Vec<Finding>) -> Result<()> {
         Ok(base) => base,
         Err(error) => {
             let error = Error::new(Cause::SecretUnavailable, format!("fsopen(2) and fsmount(2) do not work: {error}"));
-            findings.push(Finding::of("kernel-memory-filesystem", &error, "kernel").remedy("use Linux 5.2 or newer"));
+            findings
+                .push(Finding::of(Check::KernelMemoryFilesystem, &error, "kernel").remedy("use Linux 5.2 or newer"));
             return Ok(());
         }
     };
@@ -69,12 +71,28 @@ fn try_all(findings: &mut Vec<Finding>) -> Result<()> {
     Ok(())
 }
 
+/// A user namespace in which root is another user of the host; `None` where none can be made, as then no container has
+/// one either.
+pub fn user_namespace() -> Option<OwnedFd> {
+    let mut command = Command::new("/proc/self/exe");
+    // It waits until its standard input is closed, which is below.
+    command.args(["probe", ""]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    sys::in_user_namespace(&mut command);
+    let mut child = command.spawn().ok()?;
+    let of_child = |name: &str| format!("/proc/{}/{name}", child.id());
+    let mapped = ["uid_map", "gid_map"].iter().all(|map| std::fs::write(of_child(map), "0 100000 65536").is_ok());
+    let open = std::fs::File::open(of_child("ns/user"));
+    drop(child.stdin.take());
+    let _ = child.wait();
+    open.ok().filter(|_| mapped).map(OwnedFd::from)
+}
+
 fn groups(from: &OwnedFd, to: &OwnedFd, findings: &mut Vec<Finding>) {
     let made = sys::mount_setattr(from, MountAttributes::default(), SetPropagation::Shared, false);
     if let Err(error) = made.and_then(|()| sys::set_group(from, to)) {
         let old = error.errno == Errno::EINVAL || error.errno == Errno::ENOSYS;
         findings.push(
-            Finding::new("kernel-set-group", format!("MOVE_MOUNT_SET_GROUP does not work: {error}"), "kernel")
+            Finding::new(Check::KernelSetGroup, format!("MOVE_MOUNT_SET_GROUP does not work: {error}"), "kernel")
                 .why("slave is not given back where crun takes it, and a volume that names it ends its container")
                 .remedy(if old { "use Linux 5.15 or newer, or runc" } else { "run this as root" }),
         );
@@ -82,7 +100,7 @@ fn groups(from: &OwnedFd, to: &OwnedFd, findings: &mut Vec<Finding>) {
     let told = sys::stat(to).is_ok_and(|stat| sys::propagation_of(stat.mount).is_some());
     if !told {
         findings.push(
-            Finding::new("kernel-statmount", "statmount(2) does not work", "kernel")
+            Finding::new(Check::KernelStatmount, "statmount(2) does not work", "kernel")
                 .why("the whole mount table is read where a volume names slave, which costs each such start")
                 .remedy("use Linux 6.8 or newer"),
         );

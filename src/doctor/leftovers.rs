@@ -1,7 +1,7 @@
 //! What `fs-isolator reconcile` would find.
 #![forbid(unsafe_code)]
 
-use super::Finding;
+use super::{Check, Finding, run};
 use crate::config::Config;
 use crate::error::{Because, Cause, Result};
 use crate::lease::{Lease, Leases};
@@ -12,17 +12,26 @@ use crate::tree;
 /// Looks at records and leases.
 pub fn examine(config: &Config, findings: &mut Vec<Finding>) {
     let stale = records(config, findings).unwrap_or_else(|error| {
-        findings.push(Finding::of("record", &error, config.runtime_dir.display()));
+        findings.push(Finding::of(Check::Record, &error, config.runtime_dir.display()));
         Vec::new()
     });
+    match run::leftovers(config) {
+        Err(error) if error.cause() == Cause::ConfigUnsafe => {}
+        Err(error) => findings.push(Finding::of(Check::RunLeftover, &error, config.work_dir.display())),
+        Ok(names) => findings.extend(names.iter().map(|name| {
+            Finding::new(Check::RunLeftover, "a doctor was killed", config.work_dir.join("doctor").join(name).display())
+                .why("its directory and its volume of the role fs-isolator-doctor take room")
+                .remedy("fs-isolator reconcile")
+        })),
+    }
     match void() {
         // Whatever is wrong with the directory is told with it.
         Err(error) if error.cause() == Cause::ConfigUnsafe => {}
-        Err(error) => findings.push(Finding::of("lease", &error, "leases")),
+        Err(error) => findings.push(Finding::of(Check::Lease, &error, "leases")),
         // What a record tells goes with it.
         Ok(void) => findings.extend(void.iter().filter(|lease| !stale.contains(&lease.id)).map(|lease| {
             let what = format!("container {} has ended and its lease has not", lease.id);
-            Finding::new("void-lease", what, format!("volume {} ({})", lease.volume, lease.role))
+            Finding::new(Check::VoidLease, what, format!("volume {} ({})", lease.volume, lease.role))
                 .why("its hooks never came: the volume is free, and what else they left may stay")
                 .remedy("fs-isolator reconcile")
         })),
@@ -57,7 +66,7 @@ fn records(config: &Config, findings: &mut Vec<Finding>) -> Result<Vec<String>> 
             Ok(Some(record)) => record,
             Ok(None) => continue,
             Err(error) => {
-                findings.push(Finding::of("record", &error, place.display()));
+                findings.push(Finding::of(Check::Record, &error, place.display()));
                 continue;
             }
         };
@@ -66,7 +75,7 @@ fn records(config: &Config, findings: &mut Vec<Finding>) -> Result<Vec<String>> 
             stale.push(header.id.clone());
             findings.push(
                 Finding::new(
-                    "stale-record",
+                    Check::StaleRecord,
                     format!("container {} has ended and was not cleaned up", header.id),
                     place.display(),
                 )

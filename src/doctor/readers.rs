@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::runtimes::Program;
-use super::{Finding, toml};
+use super::{Check, Finding, toml};
 use crate::me::me;
 
 /// What podman and CRI-O read unless their configuration says otherwise (podman 4.3 and CRI-O 1.37 read nothing else).
@@ -82,7 +82,7 @@ fn configured(files: &[PathBuf], table: &str, findings: &mut Vec<Finding>) -> Ve
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => findings.push(
-                Finding::new("engine-configuration", format!("it cannot be read: {error}"), file.display())
+                Finding::new(Check::EngineConfiguration, format!("it cannot be read: {error}"), file.display())
                     .why("it may name other directories of hooks, and who reads it may fail on it")
                     .remedy(format!("correct {}", file.display())),
             ),

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use serde::Serialize;
 
-use super::Finding;
 use super::hooks_d::Hook;
+use super::{Check, Finding};
 use crate::config::Config;
 use crate::sys;
 
@@ -64,7 +64,7 @@ pub fn examine(programs: &[Program], hooks: &[Hook], config: Option<&Config>, fi
     let place = |program: &Program| program.path.display().to_string();
     if programs.is_empty() {
         findings.push(
-            Finding::new("no-runtime", "neither runc, crun, podman nor crio is on PATH", "PATH")
+            Finding::new(Check::NoRuntime, "neither runc, crun, podman nor crio is on PATH", "PATH")
                 .why("nothing would ever call a hook, and nothing about runtimes could be checked")
                 .remedy("install one, or run this with the PATH on which it lies"),
         );
@@ -72,14 +72,18 @@ pub fn examine(programs: &[Program], hooks: &[Hook], config: Option<&Config>, fi
     for program in programs {
         match (program.name, program.numbers()) {
             (_, None) => findings.push(
-                Finding::new("runtime-version", format!("{} does not tell its version", program.name), place(program))
-                    .why("it may not start at all, and its known faults cannot be told")
-                    .remedy(format!("{} --version", super::word(&program.path))),
+                Finding::new(
+                    Check::RuntimeVersion,
+                    format!("{} does not tell its version", program.name),
+                    place(program),
+                )
+                .why("it may not start at all, and its known faults cannot be told")
+                .remedy(format!("{} --version", super::word(&program.path))),
             ),
             ("podman", Some(version)) if version < [4, 6, 0] && config.is_some_and(|c| c.request_token.is_none()) => {
                 findings.push(
                     Finding::new(
-                        "podman-image-annotations",
+                        Check::PodmanImageAnnotations,
                         format!("podman {} takes annotations from images", program.version.as_deref().unwrap_or("")),
                         place(program),
                     )
@@ -93,7 +97,7 @@ pub fn examine(programs: &[Program], hooks: &[Hook], config: Option<&Config>, fi
                 for hook in hooks.iter().filter(|hook| hook.timeout.is_some()) {
                     findings.push(
                         Finding::new(
-                            "crun-timeout",
+                            Check::CrunTimeout,
                             "crun 1.8.1 can miss the end of a hook that has a timeout",
                             hook.file.display(),
                         )
@@ -106,9 +110,13 @@ pub fn examine(programs: &[Program], hooks: &[Hook], config: Option<&Config>, fi
         }
         if program.name == "crun" && cgroups_are_hybrid() {
             findings.push(
-                Finding::new("crun-cgroups", "the host has both kinds of cgroups (hybrid)", "/sys/fs/cgroup/unified")
-                    .why("crun refuses to start containers there")
-                    .remedy("boot with systemd.unified_cgroup_hierarchy=1, or umount /sys/fs/cgroup/unified"),
+                Finding::new(
+                    Check::CrunCgroups,
+                    "the host has both kinds of cgroups (hybrid)",
+                    "/sys/fs/cgroup/unified",
+                )
+                .why("crun refuses to start containers there")
+                .remedy("boot with systemd.unified_cgroup_hierarchy=1, or umount /sys/fs/cgroup/unified"),
             );
         }
     }
