@@ -11,7 +11,6 @@ mod readers;
 pub mod run;
 mod runtimes;
 mod storage;
-mod toml;
 
 use std::path::{Path, PathBuf};
 

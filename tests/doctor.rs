@@ -417,6 +417,17 @@ const FAULTS: &[Fault] = &[
         },
     },
     Fault {
+        check: "engine-configuration",
+        place: "/etc/containers/containers.conf",
+        remedy: "correct /etc/containers/containers.conf",
+        plant: |clean| {
+            fs::write("/etc/containers/containers.conf", "[engine\n").unwrap();
+            // podman itself would not even tell its version.
+            let path = script(&clean.lab, "other", "echo podman version 4.9.0");
+            fs::rename(path, clean.path("path/podman")).unwrap();
+        },
+    },
+    Fault {
         check: "runtime-version",
         place: "path/crun",
         remedy: "--version",
@@ -565,8 +576,7 @@ const FAULTS: &[Fault] = &[
 
 /// Checks that other tests plant faults for: the kernel is made to fail, or containers have to run. kernel-statmount alone
 /// is planted nowhere: strace is older than that call and cannot make it fail.
-const ELSEWHERE: [&str; 12] = [
-    "engine-configuration",
+const ELSEWHERE: [&str; 11] = [
     "kernel",
     "kernel-memory-filesystem",
     "kernel-set-group",

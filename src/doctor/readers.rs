@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::runtimes::Program;
-use super::{Check, Finding, toml};
+use super::{Check, Finding};
 use crate::me::me;
 
 /// What podman and CRI-O read unless their configuration says otherwise (podman 4.3 and CRI-O 1.37 read nothing else).
@@ -74,19 +74,74 @@ fn drop_ins(directory: &Path) -> Vec<PathBuf> {
 fn configured(files: &[PathBuf], table: &str, findings: &mut Vec<Finding>) -> Vec<PathBuf> {
     let mut directories = vec![PathBuf::from(DEFAULT)];
     for file in files {
-        match std::fs::read_to_string(file) {
-            Ok(text) => {
-                if let Some(found) = toml::strings(&text, table, "hooks_dir") {
-                    directories = found.into_iter().map(PathBuf::from).collect();
+        let read = match std::fs::read_to_string(file) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => Err(format!("it cannot be read: {error}")),
+            Ok(text) => hooks_dir(&text, table).map_err(|what| format!("it is no valid TOML: {what}")),
+        };
+        match read {
+            Ok(None) => {}
+            Ok(Some(found)) => {
+                if !found.append {
+                    directories.clear();
                 }
+                directories.extend(found.directories);
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => findings.push(
-                Finding::new(Check::EngineConfiguration, format!("it cannot be read: {error}"), file.display())
+            Err(what) => findings.push(
+                Finding::new(Check::EngineConfiguration, what, file.display())
                     .why("it may name other directories of hooks, and who reads it may fail on it")
                     .remedy(format!("correct {}", file.display())),
             ),
         }
     }
     directories
+}
+
+/// A value of `hooks_dir`.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct HooksDir {
+    directories: Vec<PathBuf>,
+    /// `{append = true}` stands in the array: what earlier files name counts too (containers.conf(5)).
+    append: bool,
+}
+
+/// `hooks_dir` of a table of containers.conf or crio.conf; `None` where it is not set.
+fn hooks_dir(text: &str, table: &str) -> Result<Option<HooksDir>, String> {
+    let whole: toml::Table = text.parse().map_err(|error: toml::de::Error| error.message().to_owned())?;
+    let mut current = Some(&whole);
+    for name in table.split('.') {
+        current = current.and_then(|table| table.get(name)?.as_table());
+    }
+    let Some(values) = current.and_then(|table| table.get("hooks_dir")?.as_array()) else { return Ok(None) };
+    let directories = values.iter().filter_map(|value| value.as_str().map(PathBuf::from)).collect();
+    let append = values.iter().any(|value| value.get("append").and_then(toml::Value::as_bool) == Some(true));
+    Ok(Some(HooksDir { directories, append }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hooks_dir_is_found_in_its_table() {
+        let dirs = |directories: &[&str], append| {
+            Some(HooksDir { directories: directories.iter().map(PathBuf::from).collect(), append })
+        };
+        for (text, table, wanted) in [
+            (
+                "[containers]\nhooks_dir = [\"/other\"]\n[engine] # it\n# hooks_dir = [\"/off\"]\n\
+                 volume = \"hooks_dir = ['/x']\"\nhooks_dir = [ # two\n  \"/a#b\", '/c]d', # \"/e\"\n]\n[network]\nx = 1\n",
+                "engine",
+                dirs(&["/a#b", "/c]d"], false),
+            ),
+            ("[engine]\n#hooks_dir = [\"/a\"]\n", "engine", None),
+            ("[engine]\nhooks_dir = []", "engine", dirs(&[], false)),
+            ("engine.hooks_dir = ['/a']", "engine", dirs(&["/a"], false)),
+            ("[crio.runtime]\nhooks_dir=['/a',{append=true}]", "crio.runtime", dirs(&["/a"], true)),
+            ("", "crio.runtime", None),
+        ] {
+            assert_eq!(hooks_dir(text, table).unwrap(), wanted, "{text}");
+        }
+        assert!(hooks_dir("[engine\n", "engine").is_err());
+    }
 }
