@@ -11,6 +11,7 @@ mod explain;
 mod generate;
 mod host;
 mod identity;
+mod inspect;
 mod install;
 mod logs;
 mod maintain;
@@ -81,6 +82,8 @@ enum Verb {
     Watch(watch::Arguments),
     /// Print figures for Prometheus
     Metrics(metrics::Arguments),
+    /// Show everything that is known about a container or a volume
+    Inspect(inspect::Arguments),
     /// Look for what keeps containers of this host from their volumes, and tell what mends it
     Doctor(doctor::Arguments),
     /// Print the effective configuration
@@ -143,6 +146,7 @@ fn run(cli: &Cli) -> Result<()> {
         Verb::Status => status::run(&config()?, cli.json),
         Verb::Watch(arguments) => watch::run(arguments, &config()?, cli.json),
         Verb::Metrics(arguments) => metrics::run(arguments, &config()?, cli.json),
+        Verb::Inspect(arguments) => inspect::run(arguments, &config()?, cli.json),
         Verb::Doctor(arguments) => doctor::run(arguments, file.as_deref(), cli.json),
         Verb::Config => show::json(&config()?),
         Verb::Explain(arguments) => explain::run(arguments, cli.json),

@@ -21,6 +21,7 @@ use serde_json::{Map, Value};
 use crate::container::{Identity, Manager};
 use crate::error::{Because, Cause, Error, Result};
 use crate::me::{Me, me};
+use crate::nearest::nearest;
 use crate::request::Request;
 use crate::request::container_path::ContainerPath;
 use crate::request::names::Role;
@@ -436,30 +437,13 @@ fn check_keys(object: &Map<String, Value>, known: &[&str]) -> Result<()> {
     for key in object.keys() {
         if !known.contains(&key.as_str()) {
             let error = Error::new(Cause::ConfigInvalid, format!("the configuration has the unknown key {key:?}"));
-            let nearest = known.iter().min_by_key(|name| distance(key, name));
-            return Err(match nearest {
+            return Err(match nearest(key, known.iter().copied()) {
                 Some(name) => error.remedy(format!("did you mean {name:?}?")),
                 None => error,
             });
         }
     }
     Ok(())
-}
-
-/// Levenshtein's distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().take(64).enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 impl File {

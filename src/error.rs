@@ -19,6 +19,12 @@ macro_rules! causes {
             /// Every cause, in the order of the codes.
             pub const ALL: &[Cause] = &[$(Cause::$name,)*];
 
+            /// Its name in this code, by which `explain` finds it too.
+            #[must_use]
+            pub fn identifier(self) -> &'static str {
+                match self { $(Cause::$name => stringify!($name),)* }
+            }
+
             /// What it means, in a few words.
             #[must_use]
             pub fn title(self) -> &'static str {

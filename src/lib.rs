@@ -32,6 +32,7 @@ pub mod me;
 pub mod mesos;
 pub mod mountinfo;
 pub mod mountpoint;
+pub mod nearest;
 pub mod plan;
 pub mod read;
 pub mod reconcile;

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod find;
+pub mod look;
 mod users;
 
 use std::collections::HashMap;

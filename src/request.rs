@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use crate::error::{Cause, Error, Result};
+use crate::nearest::nearest;
 use container_path::ContainerPath;
 use names::{Role, SecretName, VolumeId};
 
@@ -227,7 +228,14 @@ pub fn read(annotations: &HashMap<String, String>, suffixes: Suffixes<'_>) -> Re
             _ => {}
         }
         if !KEYS.contains(&name) {
-            return Err(Error::new(Cause::AnnotationUnknown, format!("annotation {key:?} is unknown")));
+            let error = Error::new(Cause::AnnotationUnknown, format!("annotation {key:?} is unknown"));
+            return Err(match nearest(name, KEYS) {
+                Some(name) => {
+                    let how = format!("did you mean {PREFIX}{name}? {}", error.how());
+                    error.remedy(how)
+                }
+                None => error,
+            });
         }
         if suffix.is_some() { &mut own } else { &mut plain }.insert(name, value.as_str());
     }

@@ -276,6 +276,15 @@ pub fn mount_number(fd: impl AsFd) -> Result<u64> {
     raw.map(|raw| raw.stx_mnt_id).named("statx", "")
 }
 
+/// Bytes that a file or directory takes on disk.
+///
+/// # Errors
+/// Whatever statx(2) answers.
+pub fn allocated(fd: impl AsFd) -> Result<u64> {
+    let raw = raw_statx(fd.as_fd(), c"", libc::AT_EMPTY_PATH, libc::STATX_BLOCKS);
+    raw.map(|raw| raw.stx_blocks * 512).named("statx", "")
+}
+
 /// statx(2) of one name in a directory, a link itself and not what it points to.
 ///
 /// # Errors
@@ -1188,6 +1197,15 @@ pub fn usage(fd: impl AsFd) -> Result<f64> {
     let used = raw.blocks().saturating_sub(raw.blocks_free()) as f64;
     let total = used + raw.blocks_available() as f64;
     Ok(if total > 0.0 { used / total } else { 0.0 })
+}
+
+/// Bytes of a filesystem that are in use.
+///
+/// # Errors
+/// Whatever fstatfs(2) answers.
+pub fn used_bytes(fd: impl AsFd) -> Result<u64> {
+    let raw = nix::sys::statfs::fstatfs(fd).named("fstatfs", "")?;
+    Ok(raw.blocks().saturating_sub(raw.blocks_free()) * u64::try_from(raw.block_size()).unwrap_or(0))
 }
 
 /// Opens the mount table of the namespace that this process is in, through `/proc/self/fd` opened earlier.

@@ -9,6 +9,7 @@ pub mod gids;
 pub mod make;
 pub mod meta;
 pub mod ownership;
+pub mod usage;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};

@@ -582,7 +582,7 @@ const ELSEWHERE: [&str; 11] = [
     "kernel-set-group",
     "kernel-statmount",
     "crun-cgroups",
-    "mesos-agent",
+    "mesos-agent-running",
     "run-failed",
     "run-no-volume",
     "run-no-slave",
@@ -878,7 +878,7 @@ fn a_mesos_agent_on_work_dir_is_found() {
         let flag = format!("--work_dir={}", clean.lab.work().display());
         let agent = mesos::agent(&clean.lab, "mesos-agent", &[&flag]);
         let findings = clean.findings(&[]);
-        assert!(findings.len() == 1 && findings[0]["check"] == "mesos-agent", "{findings:?}");
+        assert!(findings.len() == 1 && findings[0]["check"] == "mesos-agent-running", "{findings:?}");
         assert!(findings[0]["what"].as_str().unwrap().contains(&agent.pid().to_string()), "{findings:?}");
         drop(agent);
         assert_eq!(clean.findings(&[]), [] as [Value; 0]);

@@ -128,13 +128,12 @@ fn print(report: &Report, json: bool) -> Result<()> {
         lines.push("nothing stands in the way".to_owned());
         return show::lines(&lines);
     }
-    show::lines(&lines)?;
-    let rows: Vec<[String; 3]> = report
-        .in_the_way
-        .iter()
-        .map(|finding| [finding.kind.name().to_owned(), finding.on.clone(), finding.what.clone()])
-        .collect();
-    show::table(["KIND", "ON", "WHAT"], &rows)
+    // Not columns: paths are long, and are to be copied whole.
+    for finding in &report.in_the_way {
+        lines.push(format!("{:<10} {}", finding.kind.name(), finding.on));
+        lines.push(format!("           {}", finding.what));
+    }
+    show::lines(&lines)
 }
 
 /// A look at a `work_dir`.

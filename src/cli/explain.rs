@@ -1,61 +1,117 @@
-//! `fs-isolator explain [CODE]`.
+//! `fs-isolator explain [CODE|NAME]`.
 #![forbid(unsafe_code)]
 
 use clap::Args;
 use serde::Serialize;
 
 use super::show;
+use crate::doctor::Check;
 use crate::error::{Cause, Error, Result};
+use crate::nearest;
 
 /// Arguments.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Exit code of a hook or of this command; without one, all are listed
-    code: Option<u8>,
+    /// Exit code of a hook or of this command, or the name of a cause or of a check of the doctor; without one, all are
+    /// listed
+    #[arg(value_name = "CODE|NAME")]
+    what: Option<String>,
 }
 
 #[derive(Serialize)]
 struct Explanation {
-    code: u8,
+    /// `null` for a check of the doctor.
+    code: Option<u8>,
+    name: String,
     meaning: &'static str,
     remedy: &'static str,
 }
 
 impl From<Cause> for Explanation {
     fn from(cause: Cause) -> Explanation {
-        Explanation { code: cause.code(), meaning: cause.title(), remedy: cause.remedy() }
+        let (code, meaning, remedy) = (Some(cause.code()), cause.title(), cause.remedy());
+        Explanation { code, name: name_of(cause), meaning, remedy }
     }
+}
+
+impl From<Check> for Explanation {
+    fn from(check: Check) -> Explanation {
+        Explanation { code: None, name: check.name().to_owned(), meaning: check.meaning(), remedy: check.remedy() }
+    }
+}
+
+/// The name of a cause as people write it: volume-in-use.
+fn name_of(cause: Cause) -> String {
+    let mut name = String::new();
+    for letter in cause.identifier().chars() {
+        if letter.is_uppercase() && !name.is_empty() {
+            name.push('-');
+        }
+        name.extend(letter.to_lowercase());
+    }
+    name
 }
 
 /// Runs the verb.
 ///
 /// # Errors
-/// [`Cause::Usage`] for a code that no cause has.
+/// [`Cause::Usage`] for what nothing is called.
 pub fn run(arguments: &Arguments, json: bool) -> Result<()> {
-    let Some(code) = arguments.code else {
-        let all: Vec<Explanation> = Cause::ALL.iter().map(|cause| Explanation::from(*cause)).collect();
+    let causes = Cause::ALL.iter().map(|cause| Explanation::from(*cause));
+    let Some(what) = &arguments.what else {
+        let all: Vec<Explanation> = causes.collect();
         if json {
             return show::json(&all);
         }
-        let rows: Vec<[String; 2]> = all.iter().map(|e| [e.code.to_string(), e.meaning.to_owned()]).collect();
-        return show::table(["CODE", "MEANING"], &rows);
+        let code = |one: &Explanation| one.code.map(|code| code.to_string()).unwrap_or_default();
+        let rows: Vec<[String; 3]> =
+            all.iter().map(|one| [code(one), one.name.clone(), one.meaning.to_owned()]).collect();
+        return show::table(["CODE", "NAME", "MEANING"], &rows);
     };
-    let cause = Cause::of(code).ok_or_else(|| {
-        Error::new(Cause::Usage, format!("no cause has the exit code {code}")).remedy(
-            "`fs-isolator explain` lists all; 126 and above come from a shell, a signal or the container engine",
-        )
+    let all: Vec<Explanation> = causes.chain(Check::ALL.iter().map(|check| Explanation::from(*check))).collect();
+    let is_it = |one: &&Explanation| one.name == *what || one.code.is_some_and(|code| code.to_string() == *what);
+    let explanation = all.iter().find(is_it).ok_or_else(|| {
+        let error = |what: String| Error::new(Cause::Usage, what);
+        match what.parse::<u32>() {
+            Ok(code) => error(format!("no cause has the exit code {code}")).remedy(
+                "`fs-isolator explain` lists all; 126 and above come from a shell, a signal or the container engine",
+            ),
+            Err(_) => error(format!("no cause and no check is called {what:?}")).remedy(format!(
+                "{}`fs-isolator explain` lists the causes, and docs/doctor.md the checks",
+                nearest::question(what, all.iter().map(|one| one.name.as_str()))
+            )),
+        }
     })?;
-    let explanation = Explanation::from(cause);
     if json {
-        return show::json(&explanation);
+        return show::json(explanation);
     }
-    show::lines(&[
-        format!("{code}: {}", explanation.meaning),
-        String::new(),
-        format!("What to do: {}.", explanation.remedy),
-        String::new(),
-        "The line that names the container and the volume is on the hook's standard error (runc shows it, crun"
-            .to_owned(),
-        "discards it) and in the container's log: fs-isolator logs CONTAINER.".to_owned(),
-    ])
+    let title = match explanation.code {
+        Some(code) => format!("{code} ({}): {}", explanation.name, explanation.meaning),
+        None => format!("{}: {}", explanation.name, explanation.meaning),
+    };
+    let mut lines = vec![title, String::new(), format!("What to do: {}.", explanation.remedy)];
+    if explanation.code.is_some() {
+        lines.extend(
+            [
+                "",
+                "The line that names the container and the volume is on the hook's standard error (runc shows it, crun",
+                "discards it) and in the container's log: fs-isolator logs CONTAINER.",
+            ]
+            .map(str::to_owned),
+        );
+    }
+    show::lines(&lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_check_is_called_like_a_cause() {
+        for cause in Cause::ALL {
+            assert!(!Check::ALL.iter().any(|check| check.name() == name_of(*cause)), "{}", name_of(*cause));
+        }
+        assert_eq!(name_of(Cause::VolumeInUse), "volume-in-use");
+    }
 }

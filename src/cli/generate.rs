@@ -65,7 +65,7 @@ mod tests {
     fn verbs(command: &Command, words: &[&str], all: &mut Vec<(Vec<String>, Vec<String>)>) {
         let options = command.get_arguments().filter_map(|argument| argument.get_long().map(str::to_owned)).collect();
         all.push((words.iter().map(|word| (*word).to_owned()).collect(), options));
-        for verb in command.get_subcommands() {
+        for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
             verbs(verb, &[words, &[verb.get_name()]].concat(), all);
         }
     }

@@ -8,7 +8,7 @@ use crate::container::Identity;
 use crate::me::me;
 
 /// Whose rights count.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[group(id = "identity")]
 pub struct Arguments {
     /// Act for this Kubernetes namespace, with no other rights than its own
@@ -21,6 +21,12 @@ fn namespace(name: &str) -> Result<Identity, String> {
 }
 
 impl Arguments {
+    /// Whether it is for a namespace, which may see its own only.
+    #[must_use]
+    pub fn is_namespace(&self) -> bool {
+        self.namespace.is_some()
+    }
+
     /// The namespace, or whoever runs the command.
     #[must_use]
     pub fn identity(&self) -> Identity {

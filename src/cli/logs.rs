@@ -2,6 +2,8 @@
 //! write, so that this is often the only place.
 #![forbid(unsafe_code)]
 
+use std::os::fd::OwnedFd;
+
 use clap::Args;
 use nix::fcntl::OFlag;
 
@@ -11,7 +13,7 @@ use crate::error::{Because, Cause, Error, Result};
 use crate::runtime_dir::RuntimeDir;
 use crate::sys::{self, Resolve};
 use crate::trusted::{self, Missing};
-use crate::{read, record, steps, tree};
+use crate::{nearest, read, record, steps, tree};
 
 /// Largest log that is printed, in bytes: hooks begin anew long before.
 const LARGEST: u64 = 1 << 20;
@@ -30,12 +32,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, config: &Config, json: bool) -> Result<()> {
     let doing = || "logs cannot be read".to_owned();
     let runtime = RuntimeDir::open_existing(&config.runtime_dir)?;
-    // A host on which every container was refused has no records.
-    let log = match trusted::open_dir(&config.runtime_dir, Missing::Tell)? {
-        None => None,
-        Some(root) => sys::if_there(sys::open_dir(&root, "log".as_ref(), Resolve::BeneathNoLinks))
-            .because(Cause::RuntimeDir, doing)?,
-    };
+    let log = open(config)?;
     let names = match &log {
         None => Vec::new(),
         Some(log) => tree::names(log).because(Cause::RuntimeDir, doing)?,
@@ -53,12 +50,7 @@ pub fn run(arguments: &Arguments, config: &Config, json: bool) -> Result<()> {
         names.dedup();
     }
     let name = choose(wanted, &names)?;
-    let text = match log.map(|log| sys::if_there(sys::open_file_at(&log, name, OFlag::O_RDONLY, 0))).transpose() {
-        Ok(None | Some(None)) => Vec::new(),
-        Err(error) => Err(error).because(Cause::RuntimeDir, doing)?,
-        Ok(Some(Some(file))) => read::at_most(file.into(), LARGEST).because(Cause::RuntimeDir, doing)?,
-    };
-    let text = String::from_utf8_lossy(&text);
+    let text = log.map_or(Ok(String::new()), |log| text_of(&log, name))?;
     let lines: Vec<&str> = text.lines().collect();
     let record = runtime.map_or(Ok(None), |runtime| record::look(&runtime.records, name))?;
     let steps = record.as_ref().map_or(&[][..], |(_, lines)| record::steps_of(lines));
@@ -69,6 +61,30 @@ pub fn run(arguments: &Arguments, config: &Config, json: bool) -> Result<()> {
     }
     let took = (!steps.is_empty()).then(|| format!("prestart took {}", steps::describe(steps)));
     show::lines(&lines.into_iter().chain(took.as_deref()).collect::<Vec<_>>())
+}
+
+/// The directory of logs, if there is one: a host on which every container was refused has no records.
+fn open(config: &Config) -> Result<Option<OwnedFd>> {
+    let Some(root) = trusted::open_dir(&config.runtime_dir, Missing::Tell)? else { return Ok(None) };
+    sys::if_there(sys::open_dir(&root, "log".as_ref(), Resolve::BeneathNoLinks))
+        .because(Cause::RuntimeDir, || "logs cannot be read".to_owned())
+}
+
+/// A container's log; nothing where it has none.
+fn text_of(log: &OwnedFd, name: &str) -> Result<String> {
+    let doing = || "logs cannot be read".to_owned();
+    let file = sys::if_there(sys::open_file_at(log, name, OFlag::O_RDONLY, 0)).because(Cause::RuntimeDir, doing)?;
+    let text = file.map_or(Ok(Vec::new()), |file| read::at_most(file.into(), LARGEST));
+    Ok(String::from_utf8_lossy(&text.because(Cause::RuntimeDir, doing)?).into_owned())
+}
+
+/// The lines of the log of this name.
+///
+/// # Errors
+/// [`Cause::RuntimeDir`].
+pub fn of(name: &str, config: &Config) -> Result<Vec<String>> {
+    let text = open(config)?.map_or(Ok(String::new()), |log| text_of(&log, name))?;
+    Ok(text.lines().map(str::to_owned).collect())
 }
 
 /// The container's id in the name of a log, see [`crate::record::name`].
@@ -86,8 +102,10 @@ fn choose<'n>(wanted: &str, names: &'n [String]) -> Result<&'n str> {
     }
     match found[..] {
         [name] => Ok(name),
-        [] => Err(unknown(format!("no hook of a container {wanted:?} has written anything"))
-            .remedy("`fs-isolator logs` lists those that have a log; most containers never had anything to say")),
+        [] => Err(unknown(format!("no hook of a container {wanted:?} has written anything")).remedy(format!(
+            "{}`fs-isolator logs` lists those that have a log; most containers never had anything to say",
+            nearest::question(wanted, names.iter().map(|name| id_of(name)))
+        ))),
         _ => {
             let ids: Vec<&str> = found.into_iter().map(id_of).collect();
             Err(unknown(format!("{wanted:?} could be {}", ids.join(" or "))).remedy("write more of the id"))

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::show;
+use super::show::{self, WIDTH, fit};
 use crate::clock;
 use crate::config::{Config, Isolator};
 use crate::container::{Identity, Manager};
@@ -16,20 +16,21 @@ use crate::record::{Attached, Header, Line, Record};
 use crate::runtime_dir::{Open, RuntimeDir};
 use crate::tree;
 
-/// Columns of a terminal, in which all lines fit.
-const WIDTH: usize = 80;
-
 /// One container.
 #[derive(Debug, Serialize)]
-struct Shown {
-    container: String,
-    bundle: String,
+pub struct Shown {
+    /// Its id.
+    pub container: String,
+    /// Its bundle.
+    pub bundle: String,
     pod: Option<String>,
     manager: Manager,
-    identity: Identity,
+    /// On whose behalf.
+    pub identity: Identity,
     /// `None` where only a lease tells of it: it is of another configuration.
     isolator: Option<Isolator>,
-    pid: i32,
+    /// Its init.
+    pub pid: i32,
     state: State,
     /// When its init started; before this boot nobody knows.
     since: Option<String>,
@@ -76,11 +77,20 @@ struct Volume {
 /// # Errors
 /// [`Cause::RuntimeDir`], [`Cause::ConfigUnsafe`].
 pub fn run(config: &Config, json: bool) -> Result<()> {
+    let all = all(config)?;
+    if json { show::json(&all) } else { show::lines(&text(&all)) }
+}
+
+/// Every container that has something.
+///
+/// # Errors
+/// As [`run`].
+pub fn all(config: &Config) -> Result<Vec<Shown>> {
     let leases = Leases::open_existing()?.map_or(Ok(Vec::new()), |leases| leases.all())?;
     let mut all = recorded(config, &leases)?;
     others(&mut all, &leases)?;
     all.sort_by(|a, b| (&a.container, &a.bundle).cmp(&(&b.container, &b.bundle)));
-    if json { show::json(&all) } else { show::lines(&text(&all)) }
+    Ok(all)
 }
 
 fn recorded(config: &Config, leases: &[Lease]) -> Result<Vec<Shown>> {
@@ -202,18 +212,8 @@ fn since(life: &Life) -> Result<Option<String>> {
     Ok(boot.map(|boot| clock::utc(boot + life.init.start / 100)))
 }
 
-/// Cuts a text in its middle, so that it fits.
-fn fit(text: &str, width: usize) -> String {
-    let plain: Vec<char> = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-    if plain.len() <= width {
-        return plain.into_iter().collect();
-    }
-    let head = (width - 1) / 2;
-    let tail = width - 1 - head;
-    plain[..head].iter().chain(&['~']).chain(&plain[plain.len() - tail..]).collect()
-}
-
-fn text(all: &[Shown]) -> Vec<String> {
+/// For people.
+pub fn text(all: &[Shown]) -> Vec<String> {
     if all.is_empty() {
         return vec!["no container has anything".to_owned()];
     }
@@ -245,15 +245,4 @@ fn text(all: &[Shown]) -> Vec<String> {
         lines.extend(shown.pod.as_ref().map(|pod| format!("  pod  {}", fit(pod, WIDTH - 7))));
     }
     lines
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_too_long_keeps_both_ends() {
-        assert_eq!(fit("abc", 3), "abc");
-        assert_eq!(fit("/mnt/mesos/sandbox/data", 11), "/mnt/~/data");
-    }
 }

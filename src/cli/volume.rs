@@ -18,11 +18,13 @@ use crate::error::{Cause, Error, Result};
 use crate::lease::{Lease, Leases};
 use crate::mesos::checkpoint::{self, Checkpoint};
 use crate::mesos::place;
+use crate::nearest;
 use crate::plan::{DiskChoice, unavailable};
 use crate::request::names::{Role, VolumeId};
 use crate::sys::Stat;
 use crate::trusted::Missing;
 use crate::volume::make::{self, New};
+use crate::volume::usage::{self, Usage};
 use crate::volume::{self, Disk, Disks, Found, Meta, destroy};
 
 /// Verbs.
@@ -33,7 +35,7 @@ pub enum Verb {
     /// List volumes
     List(List),
     /// Show one volume and the containers that hold it
-    Inspect(Named),
+    Inspect(Inspect),
     /// Delete a volume and all its data
     Destroy(Destroy),
     /// Write a volume to standard output, as a tar archive
@@ -88,8 +90,21 @@ pub struct List {
     /// Only volumes of this role
     #[arg(long)]
     role: Option<String>,
+    /// Count what each takes on disk, which takes as long as they have files
+    #[arg(long)]
+    usage: bool,
     #[command(flatten)]
     identity: identity::Arguments,
+}
+
+/// Arguments of `inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    #[command(flatten)]
+    named: Named,
+    /// Count what it takes on disk, which takes as long as it has files
+    #[arg(long)]
+    usage: bool,
 }
 
 /// Arguments of `destroy`.
@@ -129,6 +144,11 @@ pub fn run(verb: &Verb, config: &Config, json: bool) -> Result<()> {
 }
 
 impl Named {
+    /// Of this id, in that role.
+    pub fn new(id: String, role: Option<String>, disk: Option<String>, identity: identity::Arguments) -> Named {
+        Named { role, disk, identity, id }
+    }
+
     /// Role and id, if whoever asks may use the role. What is not theirs reads like what is not there.
     fn resolve(&self, config: &Config) -> Result<(Role, VolumeId)> {
         let identity = self.identity.identity();
@@ -150,7 +170,40 @@ impl Named {
     fn find(&self, config: &Config, disks: &Disks<'_>) -> Result<Found> {
         let (role, id) = self.resolve(config)?;
         let choice = self.choice();
-        volume::find(disks, &choice, &role, &id)?.ok_or_else(|| unavailable(&role, &id, &choice))
+        match volume::find(disks, &choice, &role, &id) {
+            Ok(Some(found)) => Ok(found),
+            Ok(None) => {
+                let error = unavailable(&role, &id, &choice);
+                let how = format!("{}{}", self.meant(config, disks, &role, &id), error.how());
+                Err(error.remedy(how))
+            }
+            // Names of disks are for whoever may read the configuration.
+            Err(error) if error.cause() == Cause::DiskUnknown && !self.identity.is_namespace() => {
+                let known = config.disks.iter().map(|disk| disk.name.as_str()).chain([ROOT]);
+                let how = format!("{}{}", nearest::question(self.disk.as_deref().unwrap_or(""), known), error.how());
+                Err(error.remedy(how))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What may be meant among the volumes that whoever asks may use: an id of the role, or the id in another role. Those
+    /// of others are not looked at.
+    fn meant(&self, config: &Config, disks: &Disks<'_>, role: &Role, id: &VolumeId) -> String {
+        let identity = self.identity.identity();
+        let Ok((all, _)) = volume::list(disks) else { return String::new() };
+        let mine: Vec<&Found> = all.iter().filter(|found| config.may_use(&identity, &found.role)).collect();
+        let of_role = mine.iter().filter(|found| found.role == *role).map(|found| found.id.as_str());
+        let near = nearest::question(id.as_str(), of_role);
+        if !near.is_empty() {
+            return near;
+        }
+        let roles = mine.iter().filter(|found| found.id == *id).map(|found| found.role.as_str());
+        let near = nearest::question(role.as_str(), roles.clone());
+        if !near.is_empty() || self.role.is_some() {
+            return near;
+        }
+        roles.into_iter().next().map_or_else(String::new, |other| format!("did you mean --role {other}? "))
     }
 }
 
@@ -185,7 +238,7 @@ fn create(arguments: &Create, config: &Config, json: bool) -> Result<()> {
 
 /// What is shown of a volume.
 #[derive(Debug, Serialize)]
-struct Shown {
+pub struct Shown {
     role: Role,
     id: VolumeId,
     disk: String,
@@ -200,6 +253,8 @@ struct Shown {
     ownership: Option<Ownership>,
     principal: Option<String>,
     held_by: Vec<Held>,
+    /// What it takes on disk, where that was asked for.
+    usage: Option<Usage>,
     /// What an administrator should know.
     notes: Vec<String>,
 }
@@ -253,6 +308,7 @@ impl Shown {
             ownership: meta.ownership,
             principal: None,
             held_by: holders.iter().map(Held::new).collect(),
+            usage: None,
             notes,
         })
     }
@@ -300,6 +356,7 @@ impl Shown {
             ownership: None,
             principal: volume.principal.clone(),
             held_by: Vec::new(),
+            usage: None,
             notes: vec![format!(
                 "in the Mesos agent's checkpoint, and {}",
                 why.unwrap_or_else(|| "not here".to_owned())
@@ -309,6 +366,13 @@ impl Shown {
 
     fn size(&self) -> String {
         self.size_mb.map_or_else(|| "-".to_owned(), |size| format!("{size} MB"))
+    }
+
+    fn used(&self) -> String {
+        let more = |usage: &Usage| if usage.complete { "" } else { "+" };
+        self.usage
+            .as_ref()
+            .map_or_else(|| "-".to_owned(), |usage| format!("{}{}", usage::shown(usage.bytes), more(usage)))
     }
 
     fn sharing(&self) -> &'static str {
@@ -349,6 +413,9 @@ fn list(arguments: &List, config: &Config, json: bool) -> Result<()> {
                 if let (Some(work_dir), Some(known)) = (&work_dir, &known) {
                     one.compare(work_dir, found, known);
                 }
+                if arguments.usage {
+                    one.usage = Some(usage::of(found)?);
+                }
                 shown.push(one);
             }
             Err(fault) => faults.push(fault.volume(&found.id)),
@@ -380,24 +447,39 @@ fn list(arguments: &List, config: &Config, json: bool) -> Result<()> {
             v.disk.clone(),
             format!("{}:{}", v.uid, v.gid),
             v.mode.clone(),
-            v.size(),
+            if arguments.usage { v.used() } else { v.size() },
             v.sharing().to_owned(),
             v.holders(),
         ]
     };
     let rows: Vec<[String; 8]> = shown.iter().map(row).collect();
-    show::table(["ROLE", "ID", "DISK", "OWNER", "MODE", "SIZE", "SHARED", "HELD BY"], &rows)?;
+    let size = if arguments.usage { "USED" } else { "SIZE" };
+    show::table(["ROLE", "ID", "DISK", "OWNER", "MODE", size, "SHARED", "HELD BY"], &rows)?;
     let notes = |v: &Shown| v.notes.iter().map(|note| format!("{} {}: {note}", v.role, v.id)).collect::<Vec<_>>();
     show::lines(&shown.iter().flat_map(notes).collect::<Vec<_>>())
 }
 
-fn inspect(arguments: &Named, config: &Config, json: bool) -> Result<()> {
+fn inspect(arguments: &Inspect, config: &Config, json: bool) -> Result<()> {
+    let shown = show(&arguments.named, arguments.usage, config)?;
+    if json { show::json(&shown) } else { show::lines(&describe(&shown, config)) }
+}
+
+/// What is known of a volume.
+///
+/// # Errors
+/// [`Cause::VolumeUnavailable`], also for what is not theirs who ask.
+pub fn show(named: &Named, with_usage: bool, config: &Config) -> Result<Shown> {
     let disks = Disks::new(config);
-    let found = arguments.find(config, &disks)?;
-    let shown = Shown::new(&found, Leases::open_existing()?.as_ref())?;
-    if json {
-        return show::json(&shown);
+    let found = named.find(config, &disks)?;
+    let mut shown = Shown::new(&found, Leases::open_existing()?.as_ref())?;
+    if with_usage {
+        shown.usage = Some(usage::of(&found)?);
     }
+    Ok(shown)
+}
+
+/// The same for people.
+pub fn describe(shown: &Shown, config: &Config) -> Vec<String> {
     let ownership = shown.ownership.unwrap_or(config.ownership);
     let mut lines = vec![
         format!("role       {}", shown.role),
@@ -410,6 +492,10 @@ fn inspect(arguments: &Named, config: &Config, json: bool) -> Result<()> {
         format!("size       {} (not enforced)", shown.size()),
         format!("shared     {}", if shown.shared.is_none() { "as each container asks" } else { shown.sharing() }),
     ];
+    if let Some(usage) = &shown.usage {
+        let files = usage.files.map_or_else(String::new, |files| format!(" in {files} files"));
+        lines.push(format!("used       {}{files}", shown.used()));
+    }
     if shown.held_by.is_empty() {
         lines.push("held by    nobody".to_owned());
     }
@@ -418,7 +504,7 @@ fn inspect(arguments: &Named, config: &Config, json: bool) -> Result<()> {
         lines.push(format!("held by    {} ({}) {how} since {}", held.container, held.manager, held.since));
     }
     lines.extend(shown.notes.iter().map(|note| format!("note       {note}")));
-    show::lines(&lines)
+    lines
 }
 
 fn destroy(arguments: &Destroy, config: &Config, json: bool) -> Result<()> {

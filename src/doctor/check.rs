@@ -121,7 +121,7 @@ checks! {
         "see the finding";
     VolumeReachable "volume-reachable" "other users of the host can reach a volume, and setuid files that a container left there"
         "chmod o-rwx it";
-    MesosAgent "mesos-agent" "a Mesos agent is running on work_dir"
+    MesosAgent "mesos-agent-running" "a Mesos agent is running on work_dir"
         "stop the agent";
     MesosLeftover "mesos-leftover" "a Mesos agent left a mount in a sandbox, which keeps a volume busy"
         "fs-isolator adopt --detach";

@@ -27,7 +27,7 @@ use crate::{tree, undo};
 use container::Container;
 use place::Place;
 pub use place::{clean, leftovers};
-use talk::{Heard, Signals};
+use talk::{Heard, Signals, Talk};
 
 /// Within so long every answer comes, on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -103,10 +103,6 @@ pub fn run(
     removed.map(|_| proofs)
 }
 
-fn interrupted() -> Error {
-    Error::new(Cause::Doctor, "--run was interrupted").remedy("run it again; what it made is removed")
-}
-
 fn prove(
     place: &Place<'_>,
     container: &Container<'_>,
@@ -114,27 +110,30 @@ fn prove(
     config: &Config,
     findings: &mut Vec<Finding>,
 ) -> Result<Proof> {
-    let mut proof = Proof { by: container.name(), ..Proof::default() };
-    let nonce = format!("{}-{:x}", container.id, crate::clock::now());
-    let mut ids = vec![container.id.clone()];
-    let ran = ask(place, container, &nonce, signals, config, &mut proof, &mut ids, findings);
+    let proof = Proof { by: container.name(), ..Proof::default() };
+    let mut attempt = Attempt { place, container, config, ids: vec![container.id.clone()], proof, findings };
+    let ran = attempt.ask(signals);
+    let Attempt { mut ids, mut proof, .. } = attempt;
     ids.extend(container.id_of_podman());
-    let ran = ran.map_err(|why| container.why_it_failed(why, &place.logs(&ids, config)));
+    let logs = place.logs(&ids, config);
     container.force_removal();
     place.unmount()?;
-    let at = |check, what: String| Finding::new(check, what, container.name());
+    undo(config, &ids);
+    place.forget_logs(&ids, config)?;
+    [proof.prestart_us, proof.poststart_us, proof.poststop_us] = container.times();
     match ran {
-        Ok(true) => {}
-        Ok(false) => return Err(interrupted()),
-        Err(why) => findings.push(
-            at(Check::RunFailed, why)
+        Ok(()) => {}
+        Err(Stop::Signal) => {
+            return Err(
+                Error::new(Cause::Doctor, "--run was interrupted").remedy("run it again; what it made is removed")
+            );
+        }
+        Err(Stop::Failed(why)) => findings.push(
+            Finding::new(Check::RunFailed, container.why_it_failed(&why, &logs), container.name())
                 .why("containers that ask for volumes do not run here")
                 .remedy("mend what else is found; where nothing is, look at what the runtime says"),
         ),
     }
-    [proof.prestart_us, proof.poststart_us, proof.poststop_us] = container.times();
-    undo(config, &ids);
-    place.forget_logs(&ids, config)?;
     Ok(proof)
 }
 
@@ -147,100 +146,131 @@ fn undo(config: &Config, ids: &[String]) {
     }
 }
 
-/// Goes through it all, and answers whether it came to its end: it did not where a signal came.
-fn ask(
-    place: &Place<'_>,
-    container: &Container<'_>,
-    nonce: &str,
-    signals: &Signals,
-    config: &Config,
-    proof: &mut Proof,
-    ids: &mut Vec<String>,
-    findings: &mut Vec<Finding>,
-) -> std::result::Result<bool, String> {
-    let told = |error: Error| error.to_string();
-    place.write(probe::FROM_HOST, nonce).map_err(told)?;
-    let begin = Instant::now();
-    let mut talk = container.start(nonce, signals).map_err(told)?;
-    macro_rules! hear {
-        () => {
-            match talk.hear(PATIENCE) {
-                Heard::Line(line) => line,
-                Heard::Signal => {
-                    talk.end(SOON);
-                    return Ok(false);
-                }
-                Heard::End | Heard::Late => {
-                    talk.end(SOON);
-                    return Err("it ended before its time".to_owned());
-                }
-            }
-        };
+/// Why an attempt did not come to its end.
+enum Stop {
+    /// This process is to end.
+    Signal,
+    /// The container did not do its part.
+    Failed(String),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Stop {
+        Stop::Failed(error.to_string())
     }
-    let answer = hear!();
-    ids.extend(place.holders().map_err(told)?);
-    if answer != probe::ARRIVED || place.read(probe::FROM_CONTAINER).as_deref() != Some(nonce) {
-        proof.volume = Some(false);
+}
+
+/// One container, and what is seen of it.
+struct Attempt<'a> {
+    place: &'a Place<'a>,
+    container: &'a Container<'a>,
+    config: &'a Config,
+    /// What its records and logs are named by.
+    ids: Vec<String>,
+    proof: Proof,
+    findings: &'a mut Vec<Finding>,
+}
+
+/// The next answer.
+fn answer(talk: &mut Talk<'_>) -> std::result::Result<String, Stop> {
+    match talk.hear(PATIENCE) {
+        Heard::Line(line) => Ok(line),
+        Heard::Signal => Err(Stop::Signal),
+        Heard::End | Heard::Late => Err(Stop::Failed("it ended before its time".to_owned())),
+    }
+}
+
+impl Attempt<'_> {
+    fn tell(&mut self, check: Check, what: &str, why: &str, remedy: &str) {
+        self.findings.push(Finding::new(check, what, self.proof.by).why(why).remedy(remedy));
+    }
+
+    /// Goes through it all. The container ends when this does.
+    fn ask(&mut self, signals: &Signals) -> std::result::Result<(), Stop> {
+        let nonce = format!("{}-{:x}", self.container.id, crate::clock::now());
+        self.place.write(probe::FROM_HOST, &nonce)?;
+        let begin = Instant::now();
+        let mut talk = self.container.start(&nonce, signals)?;
+        let said = answer(&mut talk)?;
+        self.ids.extend(self.place.holders()?);
+        if said != probe::ARRIVED || self.place.read(probe::FROM_CONTAINER).as_deref() != Some(&nonce) {
+            return self.without_volume(&mut talk, &said);
+        }
+        self.proof.volume = Some(true);
+        self.proof.start_ms = u64::try_from(begin.elapsed().as_millis()).ok();
+        self.propagation(&mut talk)?;
+        talk.say(probe::END);
+        talk.end(PATIENCE);
+        self.end()
+    }
+
+    fn without_volume(&mut self, talk: &mut Talk<'_>, said: &str) -> std::result::Result<(), Stop> {
+        self.proof.volume = Some(false);
         // poststart ends what was not served, and says so.
         if let Heard::End = talk.hear(SOON / 4) {
-            return Err(format!("it did not have its volume, and was ended: {answer}"));
+            return Err(Stop::Failed(format!("it did not have its volume, and was ended: {said}")));
         }
-        findings.push(
-            Finding::new(Check::RunNoVolume, format!("the container ran without its volume: {answer}"), proof.by)
-                .why("what containers write is lost with them, and nobody says so")
-                .remedy("mend what else is found about the hooks; fs-isolator install puts them where they are read"),
+        self.tell(
+            Check::RunNoVolume,
+            &format!("the container ran without its volume: {said}"),
+            "what containers write is lost with them, and nobody says so",
+            "mend what else is found about the hooks; fs-isolator install puts them where they are read",
         );
-        talk.end(SOON);
-        return Ok(true);
+        Ok(())
     }
-    proof.volume = Some(true);
-    proof.start_ms = u64::try_from(begin.elapsed().as_millis()).ok();
-    place.mount().map_err(told)?;
-    // poststart comes while the container runs already, and where crun took propagation away it gives it back.
-    let seen = loop {
-        talk.say(probe::LOOK);
-        if hear!() == probe::YES {
-            break true;
-        }
-        if begin.elapsed() > SOON + Duration::from_millis(proof.start_ms.unwrap_or(0)) {
-            break false;
-        }
-        std::thread::sleep(STEP);
-    };
-    proof.slave = Some(seen);
-    if !seen {
-        findings.push(
-            Finding::new(Check::RunNoSlave, "a later mount of the host did not appear in the container", proof.by)
-                .why("a disk that the host mounts below a volume is not there for containers that run")
-                .remedy("make the mount of work_dir shared (see private-mount), and install all three hooks"),
-        );
-    }
-    talk.say(probe::MOUNT);
-    let answer = hear!();
-    if answer == probe::YES {
-        let leaks = place.has_mount(probe::INSIDE).map_err(told)?;
-        proof.contained = Some(!leaks);
-        if leaks {
-            findings.push(
-                Finding::new(Check::RunLeak, "a mount of the container appeared on the host", proof.by)
-                    .why("a container can change what the host and other containers see")
-                    .remedy("take rshared binds and rootfsPropagation out of the runtime's and the engine's set-up"),
+
+    fn propagation(&mut self, talk: &mut Talk<'_>) -> std::result::Result<(), Stop> {
+        self.place.mount()?;
+        let begin = Instant::now();
+        // poststart comes while the container runs already, and where crun took propagation away it gives it back.
+        let seen = loop {
+            talk.say(probe::LOOK);
+            if answer(talk)? == probe::YES {
+                break true;
+            }
+            if begin.elapsed() > SOON {
+                break false;
+            }
+            std::thread::sleep(STEP);
+        };
+        self.proof.slave = Some(seen);
+        if !seen {
+            self.tell(
+                Check::RunNoSlave,
+                "a later mount of the host did not appear in the container",
+                "a disk that the host mounts below a volume is not there for containers that run",
+                "make the mount of work_dir shared (see private-mount), and install all three hooks",
             );
         }
+        talk.say(probe::MOUNT);
+        if answer(talk)? == probe::YES {
+            let leaks = self.place.has_mount(probe::INSIDE)?;
+            self.proof.contained = Some(!leaks);
+            if leaks {
+                self.tell(
+                    Check::RunLeak,
+                    "a mount of the container appeared on the host",
+                    "a container can change what the host and other containers see",
+                    "take rshared binds and rootfsPropagation out of the runtime's and the engine's set-up",
+                );
+            }
+        }
+        Ok(self.place.unmount()?)
     }
-    place.unmount().map_err(told)?;
-    talk.say(probe::END);
-    talk.end(PATIENCE);
-    let freed = wait(|| Ok(place.holders()?.is_empty() && !has_record(config, ids)?)).map_err(told)?;
-    proof.freed = Some(freed);
-    if !freed {
-        findings.push(
-            Finding::new(Check::RunNotFreed, "after its end the container still held its volume", proof.by)
-                .why("poststop was not called: mount points and sandboxes stay, until somebody reconciles")
-                .remedy("install poststop (see hooks-incomplete); then fs-isolator reconcile"),
-        );
+
+    fn end(&mut self) -> std::result::Result<(), Stop> {
+        let freed = wait(|| Ok(self.place.holders()?.is_empty() && !has_record(self.config, &self.ids)?))?;
+        self.proof.freed = Some(freed);
+        if !freed {
+            self.tell(
+                Check::RunNotFreed,
+                "after its end the container still held its volume",
+                "poststop was not called: mount points and sandboxes stay, until somebody reconciles",
+                "install poststop (see hooks-incomplete); then fs-isolator reconcile",
+            );
+        }
+        Ok(())
     }
-    Ok(true)
 }
 
 fn wait(is_so: impl Fn() -> Result<bool>) -> Result<bool> {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::container::state::check_id;
 use crate::error::{Because, Cause, Error, Result};
 use crate::me::me;
-use crate::{read, sys};
+use crate::{nearest, read, sys};
 
 /// Largest state of a runtime that is read, in bytes: runc's has the whole configuration in it.
 const LARGEST: u64 = 4 << 20;
@@ -49,11 +49,13 @@ pub fn default_roots() -> Vec<PathBuf> {
 /// [`Cause::ContainerUnknown`] where there is none, or several begin so.
 pub fn find(which: &Which<'_>, roots: &[PathBuf]) -> Result<Running> {
     let mut found: Vec<Running> = Vec::new();
+    let mut others: Vec<String> = Vec::new();
     for root in roots {
         let Ok(entries) = std::fs::read_dir(root) else { continue };
         for entry in entries.flatten() {
             let Some(id) = entry.file_name().to_str().map(str::to_owned) else { continue };
             if matches!(which, Which::Id(wanted) if !id.starts_with(wanted)) || check_id(&id).is_err() {
+                others.push(id);
                 continue;
             }
             found.extend(read(&entry.path(), id).filter(|one| lives(one.pid)));
@@ -73,7 +75,14 @@ pub fn find(which: &Which<'_>, roots: &[PathBuf]) -> Result<Running> {
         1 => found.pop().ok_or_else(|| Error::new(Cause::ContainerUnknown, named)),
         0 => {
             let list: Vec<String> = roots.iter().map(|root| root.display().to_string()).collect();
-            Err(Error::new(Cause::ContainerUnknown, format!("no running container {named} in {}", list.join(", "))))
+            let error =
+                Error::new(Cause::ContainerUnknown, format!("no running container {named} in {}", list.join(", ")));
+            let near = match which {
+                Which::Id(id) => nearest::question(id, others.iter().map(String::as_str)),
+                Which::Pid(_) => String::new(),
+            };
+            let how = format!("{near}{}", error.how());
+            Err(error.remedy(how))
         }
         _ => {
             let list: Vec<&str> = found.iter().map(|one| one.id.as_str()).collect();

@@ -185,11 +185,11 @@ impl<'a> Container<'a> {
     }
 
     /// What the runtime said, and what its hooks did.
-    pub fn why_it_failed(&self, why: String, logs: &[String]) -> String {
+    pub fn why_it_failed(&self, why: &str, logs: &[String]) -> String {
         let text = std::fs::read_to_string(self.file("errors")).unwrap_or_default();
         let said = text.lines().map(str::trim).rfind(|line| !line.is_empty());
         let logged = logs.iter().find(|line| line.contains(": error: ")).map(String::as_str);
-        let all: Vec<&str> = [Some(why.as_str()), said, logged].into_iter().flatten().collect();
+        let all: Vec<&str> = [Some(why), said, logged].into_iter().flatten().collect();
         format!("the container did not run: {}", all.join("; "))
     }
 }
