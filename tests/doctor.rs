@@ -266,7 +266,7 @@ const FAULTS: &[Fault] = &[
         },
     },
     Fault {
-        check: "hook-condition",
+        check: "hook-never-called",
         place: PRESTART_FILE,
         remedy: "fs-isolator install",
         plant: |clean| clean.edit(PRESTART_FILE, |file| file["when"]["hasBindMounts"] = json!(true)),
@@ -891,6 +891,23 @@ fn a_mesos_agent_on_work_dir_is_found() {
     });
 }
 
+/// What the doctor finds on a podman's host.
+fn checks(podman: &podman::Podman) -> Vec<String> {
+    let mut command = Command::new(CLI);
+    command.args(["--json", "doctor", "--config"]).arg(podman.lab.config());
+    let ran = run_with(command.env("CONTAINERS_CONF", podman.path("containers.conf")), b"");
+    let report: Value = serde_json::from_str(&ran.out).unwrap();
+    let all = report["findings"].as_array().unwrap().clone();
+    all.into_iter().map(|one| one["check"].as_str().unwrap().to_owned()).collect()
+}
+
+fn has(found: &[String], check: &str) -> bool {
+    found.iter().any(|one| one == check)
+}
+
+/// Tells whether a container that asks for a volume ran without it.
+const OR_WITHOUT: &str = "test -d /data && echo with || echo without";
+
 // podman passes over a hook whose executable is missing: the container runs, and nobody says so. The remedies help.
 #[test]
 fn a_container_that_podman_made_without_hooks_is_found() {
@@ -900,23 +917,55 @@ fn a_container_that_podman_made_without_hooks_is_found() {
         for name in ["prestart", "poststart"] {
             fs::remove_file(podman.path(&format!("bin/fs-isolator-{name}"))).unwrap();
         }
+        assert_eq!(podman.ask("db:/data", OR_WITHOUT).ok().out, "without\n");
         podman.start("web", &["--annotation", podman::DB]);
-        let checks = || {
-            let mut command = Command::new(CLI);
-            command.args(["--json", "doctor", "--config"]).arg(podman.lab.config());
-            let ran = run_with(command.env("CONTAINERS_CONF", podman.path("containers.conf")), b"");
-            let report: Value = serde_json::from_str(&ran.out).unwrap();
-            let all = report["findings"].as_array().unwrap().clone();
-            all.into_iter().map(|one| one["check"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
-        };
-        let found = checks();
-        let has = |found: &[String], check: &str| found.iter().any(|one| one == check);
+        let found = checks(&podman);
         assert!(has(&found, "hook-executable-missing") && has(&found, "container-without-hook"), "{found:?}");
+        let status = podman.lab.cli(&["status", "--json"]).ok().out;
+        assert!(!status.contains(&podman.inspect("web", ".Id")), "{status}");
         podman.install();
-        assert!(has(&checks(), "container-without-hook"));
+        assert!(has(&checks(&podman), "container-without-hook"));
         podman.run(&["restart", "-t", "0", "web"]).ok();
-        let found = checks();
+        let found = checks(&podman);
         assert!(!has(&found, "hook-executable-missing") && !has(&found, "container-without-hook"), "{found:?}");
+        let status = podman.lab.cli(&["status", "--json"]).ok().out;
+        assert!(status.contains(&podman.inspect("web", ".Id")), "{status}");
+    });
+}
+
+// A condition with a slip in it never matches, and nobody says so.
+#[test]
+fn a_condition_that_never_matches_is_found() {
+    on(Host::Shared, || {
+        let podman = podman::Podman::new(Runtime::Runc, "filesystem/linux");
+        podman.lab.volume("db");
+        for file in names(&podman.path("hooks.d")) {
+            let path = podman.path("hooks.d").join(file);
+            let text = fs::read_to_string(&path).unwrap();
+            fs::write(&path, text.replace("fs-isolator\\\\.", "fs-isolater\\\\.")).unwrap();
+        }
+        assert_eq!(podman.ask("db:/data", OR_WITHOUT).ok().out, "without\n");
+        podman.start("web", &["--annotation", podman::DB]);
+        let found = checks(&podman);
+        assert!(has(&found, "hook-never-called") && has(&found, "container-without-hook"), "{found:?}");
+        podman.install();
+        assert_eq!(podman.ask("db:/data", OR_WITHOUT).ok().out, "with\n");
+        assert!(!has(&checks(&podman), "hook-never-called"));
+    });
+}
+
+// crun throws away what a hook says: `logs` has it, and podman's own error the code to ask for.
+#[test]
+fn what_crun_throws_away_is_kept() {
+    on(Host::Shared, || {
+        let podman = podman::Podman::new(Runtime::Crun, "filesystem/linux");
+        let ran = podman.ask("bd:/data", "echo STARTED");
+        podman.not_started(&ran, 41);
+        assert!(!ran.err.contains("bd"), "{ran:?}");
+        let log = names(&podman.lab.runtime_dir().join("log"));
+        let said = podman.lab.cli(&["logs", &log[0][..12]]).ok().out;
+        assert!(said.contains("bd:/data") && said.contains("fs-isolator volume create"), "{said}");
+        assert!(podman.lab.cli(&["explain", "41"]).ok().out.contains("volume"), "{ran:?}");
     });
 }
 
