@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::error::{Because, Cause, Error, Result};
 use crate::journal::{Entry, Journal};
 use crate::runtime_dir::{self, RuntimeDir};
+use crate::trusted::{self, Missing};
 use crate::{clock, steps, sys};
 
 /// A container's log is memory: at this size, in bytes, it starts over.
@@ -134,9 +135,10 @@ pub fn discard(runtime: &RuntimeDir, name: &str) {
 /// [`Cause::RuntimeDir`].
 pub fn collect(config: &Config, seconds: u64) -> Result<Vec<String>> {
     let mut removed = Vec::new();
-    let Some(runtime) = RuntimeDir::open_existing(&config.runtime_dir)? else { return Ok(removed) };
+    // Where every container was refused early there are logs and no records.
+    let Some(root) = trusted::open_dir(&config.runtime_dir, Missing::Tell)? else { return Ok(removed) };
     let doing = || "logs cannot be listed".to_owned();
-    let log = match sys::open_dir(&runtime.root, "log".as_ref(), sys::Resolve::BeneathNoLinks) {
+    let log = match sys::open_dir(&root, "log".as_ref(), sys::Resolve::BeneathNoLinks) {
         Err(error) if error.errno == Errno::ENOENT => return Ok(removed),
         answer => answer.because(Cause::RuntimeDir, doing)?,
     };
@@ -144,7 +146,8 @@ pub fn collect(config: &Config, seconds: u64) -> Result<Vec<String>> {
     for name in crate::tree::names(&log).because(Cause::RuntimeDir, doing)? {
         let name = name.to_string_lossy();
         let modified = sys::open_file_at(&log, &*name, OFlag::O_RDONLY, 0).and_then(sys::modified);
-        if modified.is_ok_and(|modified| modified <= before) && sys::stat_at(&runtime.records, &name).is_err() {
+        let is_recorded = sys::stat_at(&root, &format!("records/{name}")).is_ok();
+        if modified.is_ok_and(|modified| modified <= before) && !is_recorded {
             sys::unlink_at(&log, name.as_ref().as_ref(), false).because(Cause::RuntimeDir, doing)?;
             removed.push(name.into_owned());
         }

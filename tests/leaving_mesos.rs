@@ -4,8 +4,14 @@
 
 mod common;
 #[allow(dead_code)]
+#[path = "common/documents.rs"]
+mod documents;
+#[allow(dead_code)]
 #[path = "common/mesos.rs"]
 mod mesos;
+#[allow(dead_code)]
+#[path = "common/throw_away.rs"]
+mod throw_away;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -13,7 +19,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::*;
+use documents::{Block, Page, REFUSED};
 use nix::mount::{MsFlags, mount};
+use throw_away::{install, throw_away_changes};
 
 const PAGE: &str = "docs/leaving-mesos.md";
 const WORK: &str = "/var/lib/mesos";
@@ -21,51 +29,12 @@ const WORK: &str = "/var/lib/mesos";
 const ID: &str = "postgres#pgdata#6c5f0b6e-8a3b-11ee-b9d1-0242ac120002";
 const ROLE: &str = "services/db";
 
-/// Blocks of commands in the page, those aside that cannot run here; and whether each must fail.
-fn blocks() -> Vec<(String, bool)> {
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE)).unwrap();
-    let mut blocks = Vec::new();
-    let mut open: Option<String> = None;
-    for line in text.lines() {
-        match (&mut open, line) {
-            (None, "```sh") => open = Some(String::new()),
-            (Some(block), "```") => {
-                if !block.starts_with("# Not run here: ") {
-                    blocks.push((block.clone(), block.starts_with("# Refused: ")));
-                }
-                open = None;
-            }
-            (Some(block), line) => block.push_str(&format!("{line}\n")),
-            _ => {}
-        }
-    }
-    blocks
-}
-
-/// A machine whose changes are thrown away, with podman, and a `systemctl` that knows one unit: the agent.
+/// A machine whose changes are thrown away, with this project, and a `systemctl` that knows one unit: the agent.
 fn machine() {
-    let none = None::<&str>;
-    tmpfs(Path::new("/dev/shm"), MsFlags::empty());
-    for folder in ["/etc", "/usr"] {
-        let (upper, work) = (format!("/dev/shm/upper{folder}"), format!("/dev/shm/work{folder}"));
-        fs::create_dir_all(&upper).unwrap();
-        fs::create_dir_all(&work).unwrap();
-        let options = format!("lowerdir={folder},upperdir={upper},workdir={work}");
-        mount(Some("overlay"), folder, Some("overlay"), MsFlags::empty(), Some(options.as_str())).unwrap();
-    }
-    for folder in ["/run", "/var/lib/containers", "/var/lib/fs-isolator", WORK, "/srv"] {
-        fs::create_dir_all(folder).unwrap();
-        mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
-    }
-    mount(none, "/run", none, MsFlags::MS_SHARED, none).unwrap();
-    let conf = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\nnetns = \"none\"\n\
-                [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nlock_type = \"file\"\n";
-    fs::write("/etc/containers/containers.conf", conf).unwrap();
-    for folder in ["/usr/share/containers/oci/hooks.d", "/etc/fs-isolator"] {
-        let _ = fs::remove_dir_all(folder);
-    }
-    fs::copy(CLI, "/usr/bin/fs-isolator").unwrap();
-    run("fs-isolator", &["install", "--from", Path::new(PRESTART).parent().unwrap().to_str().unwrap()]).ok();
+    throw_away_changes();
+    install();
+    fs::create_dir_all(WORK).unwrap();
+    mount(Some("tmpfs"), WORK, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
     let systemctl = "#!/bin/sh\ncase \"$1 $2 $3\" in\n\
         'disable --now mesos-agent') kill \"$(cat /srv/agent.pid)\";;\n\
         'enable --now mesos-agent') touch /srv/started;;\n\
@@ -163,7 +132,8 @@ fn the_page_from_beginning_to_end() {
         let before = kept(work);
         let mut agent = Some(agent);
         let mut output = String::new();
-        for (block, fails) in blocks() {
+        for block in Page::read(PAGE).blocks().into_iter().filter(Block::is_run) {
+            let (block, fails) = (&block.text, block.text.starts_with(REFUSED));
             // In one shell each, in one folder; variables of one block are its own but for these two.
             if block.contains("podman stop") {
                 ready();
@@ -179,7 +149,7 @@ fn the_page_from_beginning_to_end() {
                 assert!(volume.join("PG_VERSION").exists() && there.uid() == 999);
             }
             let mut command = Command::new("timeout");
-            command.args(["120", "bash", "-euc", &block]).current_dir("/srv");
+            command.args(["120", "bash", "-euc", block]).current_dir("/srv");
             let ran = run_with(&mut command, b"");
             println!("{block}{}{}", ran.out, ran.err);
             let logs = || run("podman", &["logs", "postgres"]);
