@@ -18,12 +18,6 @@ use serde_json::json;
 
 const HOOKS: [(&str, &str); 3] = [("prestart", PRESTART), ("poststart", POSTSTART), ("poststop", POSTSTOP)];
 
-fn each(test: fn(Runtime)) {
-    for runtime in RUNTIMES {
-        on(Host::Shared, move || test(runtime));
-    }
-}
-
 fn lab() -> (Lab, PathBuf, Canary) {
     let lab = Lab::new("filesystem/linux");
     let (volume, canary) = (lab.volume("db"), Canary::new(lab.dir.join("host")));

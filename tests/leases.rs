@@ -12,12 +12,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-fn each(test: fn(Runtime)) {
-    for runtime in RUNTIMES {
-        on(Host::Shared, move || test(runtime));
-    }
-}
-
 fn lab() -> (Lab, PathBuf) {
     let lab = Lab::new("filesystem/linux");
     let volume = lab.volume("db");

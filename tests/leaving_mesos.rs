@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod common;
-#[allow(dead_code)]
 #[path = "common/documents.rs"]
 mod documents;
 #[allow(dead_code)]

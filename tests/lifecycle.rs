@@ -17,13 +17,6 @@ use serde_json::{Value, json};
 
 const SANDBOX: &str = "/mnt/mesos/sandbox";
 
-/// Runs a test on a shared host with each runtime.
-fn each(test: fn(Runtime)) {
-    for runtime in RUNTIMES {
-        on(Host::Shared, move || test(runtime));
-    }
-}
-
 /// A root filesystem without its programs.
 fn look(rootfs: &Path) -> BTreeMap<String, String> {
     let mut all = manifest(rootfs);

@@ -13,13 +13,6 @@ use serde_json::json;
 
 const SANDBOX: &str = "/mnt/mesos/sandbox";
 
-/// Runs a test on a shared host with each runtime.
-fn each(test: fn(Runtime)) {
-    for runtime in RUNTIMES {
-        on(Host::Shared, move || test(runtime));
-    }
-}
-
 #[test]
 fn relative_absolute_and_nested_paths_lead_to_the_volume() {
     each(|runtime| {

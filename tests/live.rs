@@ -11,12 +11,6 @@ use common::*;
 use nix::mount::MsFlags;
 use serde_json::json;
 
-fn each(test: fn(Runtime)) {
-    for runtime in RUNTIMES {
-        on(Host::Shared, move || test(runtime));
-    }
-}
-
 fn attach(lab: &Lab, container: &Container, volumes: &[&str]) -> Ran {
     lab.live(container, "attach", volumes)
 }

@@ -12,12 +12,6 @@ use common::*;
 use nix::mount::MsFlags;
 use serde_json::json;
 
-fn each(test: fn(Runtime)) {
-    for runtime in RUNTIMES {
-        on(Host::Shared, move || test(runtime));
-    }
-}
-
 /// Ids of the containers' user namespaces on the host.
 const FIRST: u32 = 200_000;
 

@@ -16,13 +16,6 @@ use serde_json::json;
 /// nor its working directory.
 const WAIT: &str = "while ! [ -e go ]; do sleep 0.02; done";
 
-/// Runs a test on a shared host with each runtime.
-fn each(test: fn(Runtime)) {
-    for runtime in RUNTIMES {
-        on(Host::Shared, move || test(runtime));
-    }
-}
-
 /// A sandbox, made with the command for people.
 fn sandbox(lab: &Lab, uid: u32, name: &str) -> PathBuf {
     lab.cli(&["sandbox", "create", "--owner", &format!("{uid}:{uid}"), name]).ok();

@@ -13,12 +13,6 @@ use fs_isolator::sandbox;
 use nix::mount::{MsFlags, mount, umount};
 use serde_json::json;
 
-fn each(test: fn(Runtime)) {
-    for runtime in RUNTIMES {
-        on(Host::Shared, move || test(runtime));
-    }
-}
-
 /// A volume with something in it.
 fn fill(volume: &Path) {
     for name in ["a/b/c", "d"] {

@@ -12,13 +12,6 @@ use common::*;
 use nix::mount::MsFlags;
 use serde_json::json;
 
-/// Runs a test on a shared host with each runtime.
-fn each(test: fn(Runtime)) {
-    for runtime in RUNTIMES {
-        on(Host::Shared, move || test(runtime));
-    }
-}
-
 /// A directory of the host, below the lab, with a file in it.
 fn directory(lab: &Lab, name: &str) -> PathBuf {
     let path = lab.dir.join(name);

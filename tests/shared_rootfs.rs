@@ -12,13 +12,6 @@ use std::path::{Path, PathBuf};
 use common::*;
 use serde_json::json;
 
-/// Runs a test on a shared host with each runtime.
-fn each(test: fn(Runtime)) {
-    for runtime in RUNTIMES {
-        on(Host::Shared, move || test(runtime));
-    }
-}
-
 /// A root filesystem without its programs.
 fn look(rootfs: &Path) -> BTreeMap<String, String> {
     let mut all = manifest(rootfs);

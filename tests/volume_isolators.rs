@@ -14,12 +14,6 @@ use nix::mount::{MntFlags, MsFlags, umount, umount2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use serde_json::{Value, json};
 
-fn each(test: fn(Runtime)) {
-    for runtime in RUNTIMES {
-        on(Host::Shared, move || test(runtime));
-    }
-}
-
 /// A lab in which root may have everything below `host`, and read below `read`.
 fn lab_with_host_paths(more: Value) -> Lab {
     let lab = Lab::new("filesystem/linux");

@@ -213,9 +213,7 @@ fn create(arguments: &Create, config: &Config, json: bool) -> Result<()> {
     disks.refuse_agent()?;
     // The disk first: what is wrong with it is worth knowing before anything is made.
     let name = arguments.named.disk.as_deref().unwrap_or(ROOT);
-    let disk = disks
-        .get(name, Missing::Make(0o755))?
-        .ok_or_else(|| Error::new(Cause::DiskUnavailable, format!("the root of disk {name} cannot be made")))?;
+    let disk = disks.to_make_on(name)?;
     if let Some(found) = volume::find(&disks, &DiskChoice::Any, &role, &id)? {
         return Err(Error::new(Cause::VolumeExists, format!("{} exists already", found.path().display())));
     }

@@ -138,6 +138,15 @@ impl<'c> Disks<'c> {
         Ok(Some(disk))
     }
 
+    /// Opens a disk to make a volume on it, and makes its root where that may be.
+    ///
+    /// # Errors
+    /// As [`Disks::get`].
+    pub fn to_make_on(&self, name: &str) -> Result<Rc<Disk>> {
+        self.get(name, Missing::Make(0o755))?
+            .ok_or_else(|| Error::new(Cause::DiskUnavailable, format!("the root of disk {name} cannot be made")))
+    }
+
     /// Opens `work_dir`.
     ///
     /// # Errors

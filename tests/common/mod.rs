@@ -37,6 +37,13 @@ pub fn leases() -> Vec<String> {
     names(&Path::new(RUN).join("leases"))
 }
 
+/// Runs a test with each runtime, on a shared host.
+pub fn each(test: fn(Runtime)) {
+    for runtime in RUNTIMES {
+        on(Host::Shared, move || test(runtime));
+    }
+}
+
 /// Runs a test on a host of its own: a mount namespace from which nothing reaches the machine.
 pub fn on<F: FnOnce() + Send + 'static>(host: Host, test: F) {
     let thread = std::thread::spawn(move || {

@@ -17,7 +17,6 @@ use crate::me::me;
 use crate::plan::DiskChoice;
 use crate::request::names::RESERVED;
 use crate::sys;
-use crate::trusted::Missing;
 use crate::volume::archive::{Summary, export, import};
 use crate::volume::make::{self, New};
 use crate::volume::{self, Disks, IMPORTED, Meta, meta};
@@ -115,9 +114,7 @@ pub fn import(arguments: &Import, config: &Config, json: bool) -> Result<()> {
     let disks = Disks::new(config);
     disks.refuse_agent()?;
     let name = arguments.named.disk.as_deref().unwrap_or(ROOT);
-    let disk = disks
-        .get(name, Missing::Make(0o755))?
-        .ok_or_else(|| Error::new(Cause::DiskUnavailable, format!("the root of disk {name} cannot be made")))?;
+    let disk = disks.to_make_on(name)?;
     if disk.kind() == Kind::Mount {
         return Err(Error::new(
             Cause::NotSupported,
