@@ -15,7 +15,7 @@ use nix::fcntl::OFlag;
 
 use crate::config::Config;
 use crate::error::Cause;
-use crate::hook::Stage;
+use crate::hook::stage::Stage;
 use crate::{runtime_dir, sys};
 
 /// Its name. Another layout would be another file.

@@ -337,7 +337,7 @@ macro_rules! hook_main {
         extern "C" fn main(count: std::ffi::c_int, values: *const *const std::ffi::c_char) -> std::ffi::c_int {
             // SAFETY: the C library calls main with what execve(2) was given.
             let arguments = unsafe { $crate::sys::arguments(count, values) };
-            $crate::hook::main($crate::hook::Stage::$stage, arguments)
+            $crate::hook::main($crate::hook::stage::Stage::$stage, arguments)
         }
     };
 }

@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::show;
 use crate::config::Config;
 use crate::error::{Because, Cause, Error, Result};
-use crate::hook::Stage;
+use crate::hook::stage::Stage;
 use crate::sys;
 use crate::trusted::{self, Missing};
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{Check, Finding, word};
 use crate::config::Config;
 use crate::container::{Manager, bundle};
-use crate::hook::Stage;
+use crate::hook::stage::Stage;
 use crate::{read, request};
 
 /// Looks at every bundle below the managers' directories.

@@ -13,7 +13,7 @@ use super::readers::{ADMINISTRATOR, DEFAULT, Reader};
 use super::{Check, Finding, word};
 use crate::config::Config;
 use crate::error::Error;
-use crate::hook::Stage;
+use crate::hook::stage::Stage;
 use crate::read;
 use crate::trusted::{self, Missing};
 

@@ -13,7 +13,7 @@ use crate::cli::{examples, install, show};
 use crate::clock;
 use crate::config::{self, Config};
 use crate::error::{Because, Cause, Result};
-use crate::hook::{self, Stage};
+use crate::hook::{self, stage::Stage};
 use crate::me::Me;
 
 /// The pages of section 5, by their names.

@@ -14,7 +14,7 @@ use super::probe;
 use super::talk::{Signals, Talk};
 use crate::config::{Config, Isolator};
 use crate::error::{Because, Cause, Result};
-use crate::hook::Stage;
+use crate::hook::stage::Stage;
 use crate::request;
 
 /// Where `fs-isolator install` puts executables.
