@@ -96,7 +96,7 @@ enum Verb {
     Install(install::Arguments),
     /// Remove the hooks.d files, then the hook executables
     Uninstall(install::Arguments),
-    /// Write what is derived from this command line: manual pages, completions
+    /// Write what is derived from this command: manual pages, completions, JSON schemas
     #[command(subcommand)]
     Generate(generate::Verb),
     /// What runs in the container of `doctor --run`

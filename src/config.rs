@@ -39,7 +39,7 @@ pub const DEFAULT_PATH: &str = "/etc/fs-isolator/config.json";
 const LARGEST: u64 = 1 << 20;
 
 /// One of Mesos's filesystem isolators.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 pub enum Isolator {
     /// Symbolic links on a filesystem shared with the host.
     #[serde(rename = "filesystem/posix")]
@@ -116,14 +116,15 @@ impl std::fmt::Display for Isolator {
 }
 
 /// Who owns a volume's root.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Ownership {
     /// Without a user namespace Mesos's rule; with one, an idmapped mount where the ids differ.
     Auto,
-    /// The container's user, unless that is root of the host (mesos.md P9). Never recursive.
+    /// The container's user, unless that is root of the host. Never recursive.
+    // mesos.md P9.
     Mesos,
-    /// As `Auto`, and with a user namespace always an idmapped mount.
+    /// As `auto`, and with a user namespace always an idmapped mount.
     Idmap,
     /// Whoever owns it.
     Never,
@@ -151,7 +152,7 @@ impl Ownership {
 }
 
 /// The effective configuration.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct Config {
     /// Isolator of containers that choose none.
     pub isolation: Isolator,
@@ -170,6 +171,7 @@ pub struct Config {
     pub managers: BTreeMap<Manager, Vec<PathBuf>>,
     /// If set, requests must carry it. Not shown.
     #[serde(serialize_with = "hidden")]
+    #[schemars(with = "Option<String>")]
     pub request_token: Option<String>,
     /// Role of volumes that name none; else the identity's own.
     pub default_role: Option<Role>,
@@ -183,6 +185,7 @@ pub struct Config {
     pub default_container_info: Option<DefaultContainer>,
     /// Lowest level that is logged.
     #[serde(serialize_with = "level")]
+    #[schemars(with = "String")]
     pub log_level: log::LevelFilter,
     /// What is logged goes to journald or syslog too.
     pub journal: bool,
@@ -194,7 +197,9 @@ pub struct Config {
     pub authorization: Authorization,
     /// Named roots for volumes.
     pub disks: Vec<Disk>,
-    /// Groups for volumes, by Mesos's gid manager (mesos.md A9).
+    /// Groups for volumes, by Mesos's gid manager.
+    // mesos.md A9.
+    #[schemars(with = "Option<String>")]
     pub volume_gid_range: Option<GidRange>,
     /// Seconds for which a sandbox is kept after its container is gone.
     #[serde(rename = "sandbox_retention_seconds")]
@@ -313,32 +318,84 @@ pub const KEYS: [&str; 23] = [
     "volume_gid_range",
 ];
 
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct File {
+/// The keys of entries of `host_paths` and `secrets`, and of `default_container_info`.
+#[cfg(test)]
+pub(crate) fn inner_keys() -> [(&'static str, &'static [&'static str]); 3] {
+    [
+        ("host_paths", &host_paths::KEYS),
+        ("secrets", &secrets::KEYS),
+        ("default_container_info", &default_container::KEYS),
+    ]
+}
+
+/// The configuration of fs-isolator, mostly /etc/fs-isolator/config.json.
+#[derive(Deserialize, schemars::JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(crate) struct File {
+    /// Isolator of containers that choose none: Mesos's isolation flag, in which one filesystem isolator stands.
     isolation: Option<String>,
+    /// Isolators that an annotation may choose.
+    #[schemars(with = "Option<Vec<Isolator>>")]
     allowed_isolation: Option<Vec<String>>,
+    /// Volumes and sandboxes, as an absolute path; may be a Mesos agent's.
+    #[schemars(extend("pattern" = "^/"))]
     work_dir: Option<PathBuf>,
+    /// Records and logs, as an absolute path.
+    #[schemars(extend("pattern" = "^/"))]
     runtime_dir: Option<PathBuf>,
+    /// Where the sandbox appears in a container of filesystem/linux.
+    #[schemars(extend("pattern" = "^/"))]
     sandbox_directory: Option<String>,
+    /// Below one of these lies the working directory of a container of filesystem/posix.
     posix_sandboxes: Option<Vec<PathBuf>>,
+    /// Below which directories each manager keeps bundles.
+    #[schemars(extend("propertyNames" = { "enum": Manager::ALL.map(Manager::name) }))]
     managers: Option<BTreeMap<String, Vec<PathBuf>>>,
+    /// If set, requests must carry it. At least 16 bytes.
     request_token: Option<String>,
+    /// Role of volumes that name none; without it, the identity's own.
     default_role: Option<String>,
+    /// Make a volume that does not exist, instead of refusing.
     create_missing_volumes: Option<bool>,
+    /// Host paths that containers may ask for.
+    #[schemars(with = "Option<Vec<host_paths::File>>")]
     host_paths: Option<Vec<Map<String, Value>>>,
+    /// Secrets that containers may ask for.
+    #[schemars(with = "Option<Vec<secrets::File>>")]
     secrets: Option<Vec<Map<String, Value>>>,
+    /// What containers get that ask for nothing, as a Mesos `ContainerInfo`.
+    #[schemars(with = "Option<default_container::File>")]
     default_container_info: Option<Map<String, Value>>,
+    /// Lowest level that is logged: off, error, warn, info, debug or trace.
+    #[schemars(extend("pattern" = level_pattern()))]
     log_level: Option<String>,
+    /// What is logged goes to journald or syslog too.
     journal: Option<bool>,
+    /// Hooks count how long they took.
     metrics: Option<bool>,
+    /// Who owns a volume's root.
+    #[schemars(with = "Option<Ownership>")]
     ownership: Option<String>,
+    /// Which identity may use which role.
     authorization: Option<authorization::File>,
+    /// Named roots for volumes beside `work_dir`.
     disks: Option<Vec<disks::File>>,
+    /// Groups for volumes, as [FIRST-LAST,...].
     volume_gid_range: Option<String>,
+    /// For how long a sandbox is kept after its container is gone: the like of 0, 30mins, 168h and 2weeks.
     sandbox_retention: Option<String>,
+    /// Whether only volumes follow the host's later mounts, or all binds of the bundle.
+    #[schemars(extend("enum" = ["volumes", "all", null]))]
     propagation: Option<String>,
+    /// Allow read-only volumes in containers that could remount them.
     allow_remountable_ro: Option<bool>,
+}
+
+/// The names of levels, in which capitals and small letters are one.
+fn level_pattern() -> String {
+    let any = |c: char| format!("[{}{}]", c.to_ascii_uppercase(), c.to_ascii_lowercase());
+    let names = log::LevelFilter::iter().map(|level| level.as_str().chars().map(any).collect::<String>());
+    format!("^({})$", names.collect::<Vec<_>>().join("|"))
 }
 
 impl Config {

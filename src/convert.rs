@@ -310,7 +310,7 @@ fn refused(what: impl Into<String>) -> Error {
 }
 
 /// A file of the answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Unit {
     /// A name for it.
     pub name: String,
@@ -319,7 +319,7 @@ pub struct Unit {
 }
 
 /// What a definition became.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct Converted {
     /// Files; for podman one script.
     pub units: Vec<Unit>,

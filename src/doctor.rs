@@ -25,9 +25,10 @@ use run::Proof;
 use runtimes::Program;
 
 /// One fault.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Finding {
     /// Name of the check.
+    #[schemars(with = "String", extend("enum" = Check::ALL.iter().map(|check| check.name()).collect::<Vec<_>>()))]
     pub check: Check,
     /// What was found.
     pub what: String,
@@ -64,7 +65,7 @@ impl Finding {
 }
 
 /// What was looked at, and what was found.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct Report {
     /// Runtimes and managers that are installed.
     pub programs: Vec<Program>,

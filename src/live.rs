@@ -138,7 +138,7 @@ pub fn detach(running: &Running, path: &str, lazy: bool, config: &Config) -> Res
 }
 
 /// What an update has done.
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, serde::Serialize, schemars::JsonSchema)]
 pub struct Updated {
     /// What is attached in addition.
     pub attached: Vec<Attached>,

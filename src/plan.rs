@@ -19,7 +19,7 @@ use crate::sys::MountAttributes;
 use crate::{sandbox, secret};
 
 /// What will be done for one container.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct Plan {
     /// Who made the bundle.
     pub manager: Manager,
@@ -58,7 +58,7 @@ pub struct Plan {
 }
 
 /// A container's sandbox.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Sandbox {
     /// None is needed.
@@ -70,7 +70,7 @@ pub enum Sandbox {
 }
 
 /// One thing that is attached to the container.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct Attachment {
     /// The request's words.
     pub label: String,
@@ -101,7 +101,7 @@ impl Attachment {
 }
 
 /// Where an attachment comes from.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
     /// The container's sandbox.
@@ -155,7 +155,7 @@ pub enum Origin {
 }
 
 /// On which disk a volume is looked for.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DiskChoice {
     /// On every disk.
@@ -165,7 +165,7 @@ pub enum DiskChoice {
 }
 
 /// How something is attached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum How {
     /// A bind mount.
@@ -182,7 +182,7 @@ pub enum How {
 }
 
 /// What to do where a target does not exist.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Missing {
     /// Make it.

@@ -170,7 +170,7 @@ fn root_disk() -> String {
 }
 
 /// One thing a container must have.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Attached {
     /// The request's words.
     pub label: String,
@@ -200,7 +200,7 @@ pub struct Attached {
 }
 
 /// A persistent volume that a container holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct VolumeRecord {
     /// Its role.
     pub role: Role,

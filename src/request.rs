@@ -27,7 +27,7 @@ pub const MOST_VOLUMES: usize = 512;
 pub const KEYS: [&str; 6] = ["volumes", "volumes.base64", "isolation", "role", "sandbox", "token"];
 
 /// May the container write to the volume?
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub enum Mode {
     /// Mesos's `RW`.
     #[serde(rename = "RW")]
@@ -38,7 +38,7 @@ pub enum Mode {
 }
 
 /// Propagation that a volume names; without one, the plan decides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Propagation {
     /// Later host mounts below the volume appear in the container.
@@ -50,7 +50,8 @@ pub enum Propagation {
 }
 
 /// Which disk a persistent volume lies on (Mesos's `disk.source`).
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
+#[schemars(rename = "DiskSource")]
 #[serde(rename_all = "snake_case")]
 pub enum Disk {
     /// Whichever has it.
@@ -66,7 +67,7 @@ pub enum Disk {
 }
 
 /// Where a volume's content comes from.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     /// A persistent volume.
@@ -108,7 +109,7 @@ pub enum Source {
 }
 
 /// One volume that is asked for.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct VolumeRequest {
     /// What.
     pub source: Source,

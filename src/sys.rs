@@ -154,7 +154,7 @@ impl fmt::Display for Quoted<'_> {
 }
 
 /// Identity of a file: what a path string can never prove.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 pub struct FileId {
     /// Device number, as `makedev` packs it.
     pub dev: u64,
@@ -512,7 +512,7 @@ pub enum SetPropagation {
 }
 
 /// Per-mount attributes to set; what is `false` is left as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 pub struct MountAttributes {
     /// `MOUNT_ATTR_RDONLY`.
     pub read_only: bool,

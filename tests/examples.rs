@@ -4,6 +4,8 @@
 mod common;
 #[path = "common/documents.rs"]
 mod documents;
+#[path = "common/schema.rs"]
+mod schema;
 #[path = "common/throw_away.rs"]
 mod throw_away;
 
@@ -31,18 +33,9 @@ fn example(name: &str) -> PathBuf {
     project().join("examples").join(name)
 }
 
-/// What a schema has against each of these; nothing where it matches.
-fn against(schema: &str, documents: &[Value]) -> Vec<Option<String>> {
-    let program = "import json, sys\n\
-                   from jsonschema import Draft7Validator\n\
-                   schema = json.load(open(sys.argv[1]))\n\
-                   Draft7Validator.check_schema(schema)\n\
-                   errors = Draft7Validator(schema).iter_errors\n\
-                   print(json.dumps([next((e.message for e in errors(each)), None) for each in json.load(sys.stdin)]))";
-    let schema = project().join("tests/fixtures").join(schema);
-    let mut command = Command::new("python3");
-    let ran = run_with(command.args(["-c", program]).arg(schema), json!(documents).to_string().as_bytes()).ok();
-    serde_json::from_str(&ran.out).unwrap()
+fn against(name: &str, documents: &[Value]) -> Vec<Option<String>> {
+    let text = fs::read_to_string(project().join("tests/fixtures").join(name)).unwrap();
+    schema::against(&serde_json::from_str(&text).unwrap(), documents)
 }
 
 /// Each value below a document, by its path, replaced by one of another type.

@@ -26,27 +26,33 @@ pub struct Arguments {
 }
 
 /// What was found.
-#[derive(Debug, Serialize)]
-struct Report {
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub struct Report {
+    /// The directory that was looked at.
     work_dir: PathBuf,
     /// The file that tells the agent's volumes.
     checkpoint: Option<String>,
+    /// The volumes that it tells of.
     volumes: Vec<Volume>,
+    /// Mounts that were detached, by their mount points.
     detached: Vec<PathBuf>,
+    /// What stands in the way.
     in_the_way: Vec<Finding>,
 }
 
 /// One thing that stands in the way.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 struct Finding {
+    /// Which kind of finding it is.
     kind: Kind,
     /// What it is about: mostly a path.
     on: String,
+    /// What there is to know.
     what: String,
 }
 
 /// Kinds of findings, as they are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Kind {
     /// A mount in a sandbox.

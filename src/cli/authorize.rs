@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 use clap::Args;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::{identity, show};
 use crate::config::Config;
@@ -19,6 +21,19 @@ pub struct Arguments {
     role: String,
 }
 
+/// The answer.
+#[derive(Serialize, JsonSchema)]
+pub struct Answer<'a> {
+    /// Who asked.
+    identity: &'a Identity,
+    /// For which role.
+    role: &'a Role,
+    /// Whether it may use it.
+    allowed: bool,
+    /// Why, or why not.
+    why: &'a str,
+}
+
 /// Runs the verb.
 ///
 /// # Errors
@@ -29,8 +44,7 @@ pub fn run(arguments: &Arguments, config: &Config, json: bool) -> Result<()> {
     let decision = config.decide(&identity, &role);
     let (allowed, why) = (decision.is_allowed(), decision.to_string());
     if json {
-        let answer = serde_json::json!({ "identity": identity, "role": role, "allowed": allowed, "why": why });
-        show::json(&answer)?;
+        show::json(&Answer { identity: &identity, role: &role, allowed, why: &why })?;
     }
     if !allowed {
         let error = Error::new(Cause::NotAuthorized, format!("{identity} may not use role {role}: {why}"));

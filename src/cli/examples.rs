@@ -29,6 +29,7 @@ fs-isolator status",
     ("install", "fs-isolator install --from target/release"),
     ("generate man", "fs-isolator generate man /usr/local/share/man"),
     ("generate completions", "fs-isolator generate completions bash > /etc/bash_completion.d/fs-isolator"),
+    ("generate schemas", "fs-isolator generate schemas /usr/local/share/fs-isolator/schemas"),
 ];
 
 /// What help calls them.

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use clap::Args;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::show;
@@ -18,13 +19,26 @@ pub struct Arguments {
     what: Option<String>,
 }
 
-#[derive(Serialize)]
-struct Explanation {
+#[derive(Serialize, JsonSchema)]
+pub struct Explanation {
     /// `null` for a check of the doctor.
     code: Option<u8>,
+    /// The name by which it is asked for.
     name: String,
+    /// What has happened.
     meaning: &'static str,
+    /// What to do.
     remedy: &'static str,
+}
+
+/// What is told.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Told<'a> {
+    /// Every cause.
+    All(&'a [Explanation]),
+    /// What was asked for.
+    One(&'a Explanation),
 }
 
 impl From<Cause> for Explanation {
@@ -61,7 +75,7 @@ pub fn run(arguments: &Arguments, json: bool) -> Result<()> {
     let Some(what) = &arguments.what else {
         let all: Vec<Explanation> = causes.collect();
         if json {
-            return show::json(&all);
+            return show::json(&Told::All(&all));
         }
         let code = |one: &Explanation| one.code.map(|code| code.to_string()).unwrap_or_default();
         let rows: Vec<[String; 3]> =
@@ -83,7 +97,7 @@ pub fn run(arguments: &Arguments, json: bool) -> Result<()> {
         }
     })?;
     if json {
-        return show::json(explanation);
+        return show::json(&Told::One(explanation));
     }
     let title = match explanation.code {
         Some(code) => format!("{code} ({}): {}", explanation.name, explanation.meaning),

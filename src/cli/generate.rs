@@ -3,11 +3,14 @@
 
 mod man;
 mod markdown;
+mod schemas;
 
 use std::path::PathBuf;
 
 use clap::Subcommand;
 use clap_complete::Shell;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::show;
 use crate::error::Result;
@@ -25,6 +28,27 @@ pub enum Verb {
         /// The shell
         shell: Shell,
     },
+    /// Write JSON schemas of the configuration and of what each verb prints with --json
+    Schemas {
+        /// The directory; what is missing is made
+        dir: PathBuf,
+    },
+}
+
+/// Files that were written.
+#[derive(Serialize, JsonSchema)]
+pub struct Written {
+    /// Their paths.
+    written: Vec<PathBuf>,
+}
+
+/// Completions.
+#[derive(Serialize, JsonSchema)]
+pub struct Completions {
+    /// For which shell.
+    shell: String,
+    /// The text that the shell reads.
+    completions: String,
 }
 
 /// Runs a verb.
@@ -33,21 +57,23 @@ pub enum Verb {
 /// [`crate::error::Cause::Usage`] where the output cannot be written.
 pub fn run(verb: &Verb, json: bool) -> Result<()> {
     match verb {
-        Verb::Man { dir } => {
-            let written = man::write(dir)?;
-            if json {
-                return show::json(&serde_json::json!({ "written": written }));
-            }
-            show::lines(&written.iter().map(|path| path.display().to_string()).collect::<Vec<_>>())
-        }
+        Verb::Man { dir } => tell(man::write(dir)?, json),
+        Verb::Schemas { dir } => tell(schemas::write(dir)?, json),
         Verb::Completions { shell } => {
             let text = completions(*shell);
             if json {
-                return show::json(&serde_json::json!({ "shell": shell.to_string(), "completions": text }));
+                return show::json(&Completions { shell: shell.to_string(), completions: text });
             }
             show::lines(&[text.trim_end()])
         }
     }
+}
+
+fn tell(written: Vec<PathBuf>, json: bool) -> Result<()> {
+    if json {
+        return show::json(&Written { written });
+    }
+    show::lines(&written.iter().map(|path| path.display().to_string()).collect::<Vec<_>>())
 }
 
 fn completions(shell: Shell) -> String {

@@ -5,6 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::show;
 use crate::attach;
@@ -20,6 +22,15 @@ pub struct Arguments {
     /// Mount nothing, and write a systemd mount unit that does it at each boot into this directory
     #[arg(long, value_name = "DIR")]
     unit_dir: Option<PathBuf>,
+}
+
+/// What was done.
+#[derive(Serialize, JsonSchema)]
+pub struct Done {
+    /// `work_dir`, or the unit's file.
+    path: PathBuf,
+    /// What it is now.
+    what: String,
 }
 
 /// Runs the verb.
@@ -42,7 +53,7 @@ pub fn run(arguments: &Arguments, config: &Config, json: bool) -> Result<()> {
         None => (work_dir.clone(), make(config)?.to_owned()),
     };
     if json {
-        return show::json(&serde_json::json!({ "path": path, "what": what }));
+        return show::json(&Done { path, what });
     }
     show::lines(&[format!("{} {what}", path.display())])
 }

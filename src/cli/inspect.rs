@@ -35,15 +35,17 @@ pub struct Arguments {
 }
 
 /// What was found.
-#[derive(Debug, Serialize)]
-struct Inspected {
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub struct Inspected {
+    /// Containers whose id begins so.
     containers: Vec<Container>,
+    /// The volume of that id.
     volume: Option<volume::Shown>,
 }
 
 /// A container, with what it really has.
-#[derive(Debug, Serialize)]
-struct Container {
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub struct Container {
     #[serde(flatten)]
     status: status::Shown,
     /// The file of its record, below `runtime_dir/records`; `null` where only a lease tells of it.

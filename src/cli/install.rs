@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::Value;
 
 use super::show;
@@ -74,6 +76,20 @@ const HOOKS: [Hook; 3] = [
 /// Largest executable that is installed, in bytes.
 const LARGEST: u64 = 64 << 20;
 
+/// What was written.
+#[derive(Serialize, JsonSchema)]
+pub struct Installed<'a> {
+    /// Executables, then hooks.d files.
+    installed: &'a [PathBuf],
+}
+
+/// What was removed.
+#[derive(Serialize, JsonSchema)]
+pub struct Removed<'a> {
+    /// Hooks.d files, then executables; not what was not there.
+    removed: &'a [PathBuf],
+}
+
 /// Installs.
 ///
 /// # Errors
@@ -115,7 +131,7 @@ pub fn install(arguments: &Arguments, config: Option<&Path>, json: bool) -> Resu
         write(&hooks_dir, hook.file, text.as_bytes(), 0o644)?;
         written.push(arguments.hooks_dir.join(hook.file));
     }
-    report("installed", &written, json)?;
+    report("installed", &written, json.then_some(&Installed { installed: &written }))?;
     if every_container && !json {
         show::lines(&["for default_container_info the hooks are called for every container, whatever it asks for"])?;
     }
@@ -144,19 +160,19 @@ pub fn uninstall(arguments: &Arguments, json: bool) -> Result<()> {
     };
     remove(&arguments.hooks_dir, HOOKS.iter().rev().map(|hook| hook.file).collect())?;
     if keep {
-        report("removed", &removed, json)?;
+        report("removed", &removed, json.then_some(&Removed { removed: &removed }))?;
         return match json {
             true => Ok(()),
             false => show::lines(&["the hook executables stay: they are the package's, and go with it"]),
         };
     }
     remove(&arguments.bin_dir, HOOKS.iter().rev().map(|hook| hook.stage.program()).collect())?;
-    report("removed", &removed, json)
+    report("removed", &removed, json.then_some(&Removed { removed: &removed }))
 }
 
-fn report(what: &str, paths: &[PathBuf], json: bool) -> Result<()> {
-    if json {
-        return show::json(&serde_json::json!({ what: paths }));
+fn report(what: &str, paths: &[PathBuf], json: Option<&impl Serialize>) -> Result<()> {
+    if let Some(answer) = json {
+        return show::json(answer);
     }
     let lines: Vec<String> = paths.iter().map(|path| format!("{what} {}", path.display())).collect();
     show::lines(&lines)

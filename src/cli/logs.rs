@@ -6,6 +6,8 @@ use std::os::fd::OwnedFd;
 
 use clap::Args;
 use nix::fcntl::OFlag;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::show;
 use crate::config::Config;
@@ -25,6 +27,30 @@ pub struct Arguments {
     container: Option<String>,
 }
 
+/// What is told.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Told<'a> {
+    /// Without a container: the ids of those that have a log.
+    Ids(Vec<&'a str>),
+    /// Of a container.
+    Log {
+        /// Its id.
+        container: &'a str,
+        /// The lines of its log.
+        lines: Vec<&'a str>,
+        /// What the steps of its prestart took; none once it is gone.
+        prestart: Vec<Step<'a>>,
+    },
+}
+
+/// A step of prestart.
+#[derive(Serialize, JsonSchema)]
+pub struct Step<'a> {
+    step: &'a str,
+    microseconds: u64,
+}
+
 /// Runs the verb.
 ///
 /// # Errors
@@ -40,7 +66,7 @@ pub fn run(arguments: &Arguments, config: &Config, json: bool) -> Result<()> {
     let mut names: Vec<String> = names.into_iter().filter_map(|name| name.into_string().ok()).collect();
     let Some(wanted) = &arguments.container else {
         let ids: Vec<&str> = names.iter().map(|name| id_of(name)).collect();
-        return if json { show::json(&ids) } else { show::lines(&ids) };
+        return if json { show::json(&Told::Ids(ids)) } else { show::lines(&ids) };
     };
     // Most have no log, and what their prestart took all the same.
     if let Some(runtime) = &runtime {
@@ -55,9 +81,8 @@ pub fn run(arguments: &Arguments, config: &Config, json: bool) -> Result<()> {
     let record = runtime.map_or(Ok(None), |runtime| record::look(&runtime.records, name))?;
     let steps = record.as_ref().map_or(&[][..], |(_, lines)| record::steps_of(lines));
     if json {
-        let steps: Vec<_> =
-            steps.iter().map(|step| serde_json::json!({ "step": step.0, "microseconds": step.1 })).collect();
-        return show::json(&serde_json::json!({ "container": id_of(name), "lines": lines, "prestart": steps }));
+        let prestart = steps.iter().map(|step| Step { step: &step.0, microseconds: step.1 }).collect();
+        return show::json(&Told::Log { container: id_of(name), lines, prestart });
     }
     let took = (!steps.is_empty()).then(|| format!("prestart took {}", steps::describe(steps)));
     show::lines(&lines.into_iter().chain(took.as_deref()).collect::<Vec<_>>())

@@ -1,12 +1,24 @@
 //! `fs-isolator reconcile` and `fs-isolator gc`.
 #![forbid(unsafe_code)]
 
+use schemars::JsonSchema;
+use serde::Serialize;
+
 use super::show;
 use super::volume::Progress;
 use crate::config::Config;
 use crate::error::{Cause, Error, Result};
 use crate::reconcile::Report;
 use crate::{doctor, gc, reconcile};
+
+/// What was done.
+#[derive(Serialize, JsonSchema)]
+pub struct Done {
+    /// A line for each thing.
+    done: Vec<String>,
+    /// What failed, and what to do about it.
+    faults: Vec<String>,
+}
 
 /// Runs `reconcile`.
 ///
@@ -17,7 +29,7 @@ pub fn reconcile(config: &Config, json: bool) -> Result<()> {
     let left = doctor::run::clean(config);
     report.done.extend(left.done);
     report.faults.extend(left.faults);
-    print(&report, json)
+    print(report, json)
 }
 
 /// Runs `gc`.
@@ -28,18 +40,19 @@ pub fn gc(config: &Config, json: bool) -> Result<()> {
     let mut progress = Progress::new();
     let report = gc::run(config, &mut |count| progress.tell(count));
     progress.end();
-    print(&report, json)
+    print(report, json)
 }
 
-fn print(report: &Report, json: bool) -> Result<()> {
+fn print(report: Report, json: bool) -> Result<()> {
     let faults: Vec<String> = report.faults.iter().map(ToString::to_string).collect();
+    let report = Done { done: report.done, faults };
     if json {
-        show::json(&serde_json::json!({ "done": report.done, "faults": faults }))?;
+        show::json(&report)?;
     } else {
         show::lines(&report.done)?;
-        faults.iter().for_each(|fault| eprintln!("fs-isolator: {fault}"));
+        report.faults.iter().for_each(|fault| eprintln!("fs-isolator: {fault}"));
     }
-    match faults.len() {
+    match report.faults.len() {
         0 => Ok(()),
         count => Err(Error::new(Cause::UndoIncomplete, format!("{count} of the steps failed"))),
     }

@@ -32,8 +32,8 @@ pub struct Arguments {
 }
 
 /// One metric.
-#[derive(Debug, Serialize)]
-struct Family {
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub struct Family {
     name: &'static str,
     #[serde(rename = "type")]
     kind: &'static str,
@@ -42,7 +42,7 @@ struct Family {
 }
 
 /// One figure of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 struct Sample {
     name: String,
     labels: BTreeMap<&'static str, String>,

@@ -1,7 +1,11 @@
 //! `fs-isolator sandbox create`.
 #![forbid(unsafe_code)]
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::{show, user};
 use crate::config::Config;
@@ -26,6 +30,17 @@ pub struct Create {
     name: Option<String>,
 }
 
+/// What was made.
+#[derive(Serialize, JsonSchema)]
+pub struct Created {
+    /// Its path on the host.
+    path: PathBuf,
+    /// Its owner.
+    uid: u32,
+    /// Its group.
+    gid: u32,
+}
+
 /// Runs a verb.
 ///
 /// # Errors
@@ -43,7 +58,7 @@ pub fn run(verb: &Verb, config: &Config, json: bool) -> Result<()> {
     };
     let path = sandbox::create(&work_dir, &name, owner.uid, owner.gid)?;
     if json {
-        show::json(&serde_json::json!({ "path": path, "uid": owner.uid, "gid": owner.gid }))
+        show::json(&Created { path, uid: owner.uid, gid: owner.gid })
     } else {
         show::lines(&[path.display().to_string()])
     }

@@ -17,29 +17,35 @@ use crate::runtime_dir::{Open, RuntimeDir};
 use crate::tree;
 
 /// One container.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct Shown {
     /// Its id.
     pub container: String,
     /// Its bundle.
     pub bundle: String,
+    /// The pod that it is in for certain.
     pod: Option<String>,
+    /// Who made it.
     manager: Manager,
     /// On whose behalf.
     pub identity: Identity,
-    /// `None` where only a lease tells of it: it is of another configuration.
+    /// `null` where only a lease tells of it: it is of another configuration.
     isolator: Option<Isolator>,
     /// Its init.
     pub pid: i32,
+    /// How it is.
     state: State,
     /// When its init started; before this boot nobody knows.
     since: Option<String>,
+    /// Its sandbox on the host.
     sandbox: Option<String>,
+    /// Its pod's sandbox on the host.
     pod_sandbox: Option<String>,
+    /// What it has.
     volumes: Vec<Volume>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum State {
     /// Something of it may run, and it has all that is listed.
@@ -61,14 +67,19 @@ impl State {
 }
 
 /// One thing that it has.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 struct Volume {
+    /// The request's words.
     label: String,
+    /// Where, as an absolute path in the container.
     target: Option<String>,
+    /// Where it lies on the host.
     source: Option<String>,
+    /// `ro` or `rw`.
     mode: Option<&'static str>,
+    /// `slave`, `private`, `both`, or `link` for what is no mount.
     propagation: Option<&'static str>,
-    /// How it holds the volume; `None` for what nobody holds.
+    /// How it holds the volume; `null` for what nobody holds.
     held: Option<&'static str>,
 }
 

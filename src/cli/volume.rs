@@ -1,9 +1,10 @@
 //! `fs-isolator volume create|list|inspect|destroy|export|import`.
 #![forbid(unsafe_code)]
 
-mod transfer;
+pub mod transfer;
 
 use std::io::{BufRead, IsTerminal, Write};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
@@ -128,6 +129,28 @@ fn parse_ownership(text: &str) -> std::result::Result<Ownership, String> {
     Ownership::parse(text).ok_or_else(|| "auto, mesos, idmap and never are possible".to_owned())
 }
 
+/// A volume that was made.
+#[derive(Serialize, schemars::JsonSchema)]
+pub struct Created<'a> {
+    role: &'a Role,
+    id: &'a VolumeId,
+    /// The disk it lies on.
+    disk: &'a str,
+    /// Its directory.
+    path: PathBuf,
+}
+
+/// A volume that is gone.
+#[derive(Serialize, schemars::JsonSchema)]
+pub struct Destroyed<'a> {
+    role: &'a Role,
+    id: &'a VolumeId,
+    /// Where its directory was.
+    path: PathBuf,
+    /// `true`.
+    destroyed: bool,
+}
+
 /// Runs a verb.
 ///
 /// # Errors
@@ -228,28 +251,36 @@ fn create(arguments: &Create, config: &Config, json: bool) -> Result<()> {
     make::create(&disk, &role, &id, New { mode: arguments.mode, owner, reachable, meta: Some(meta) })?;
     let path = disk.path_of(&role, &id);
     if json {
-        show::json(&serde_json::json!({ "role": role, "id": id, "disk": name, "path": path }))
+        show::json(&Created { role: &role, id: &id, disk: name, path })
     } else {
         show::lines(&[path.display().to_string()])
     }
 }
 
 /// What is shown of a volume.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct Shown {
     role: Role,
     id: VolumeId,
+    /// The disk it lies on.
     disk: String,
+    /// Its directory.
     path: String,
+    /// Owner of its root directory.
     uid: u32,
+    /// Group of it.
     gid: u32,
+    /// Permission bits of it, in octal; `-` where it is not there.
     mode: String,
     /// Reserved, and not enforced.
     size_mb: Option<f64>,
-    /// `None`: each container says.
+    /// `null`: each container says.
     shared: Option<bool>,
+    /// Who owns its root when containers use it; `null`: as the configuration says.
     ownership: Option<Ownership>,
+    /// Who made it, in the words of a Mesos agent.
     principal: Option<String>,
+    /// The containers that hold it.
     held_by: Vec<Held>,
     /// What it takes on disk, where that was asked for.
     usage: Option<Usage>,
@@ -258,13 +289,17 @@ pub struct Shown {
 }
 
 /// A holder.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 struct Held {
+    /// Its id.
     container: String,
+    /// Its pod, with which it holds the volume.
     pod: Option<String>,
     manager: String,
     identity: Identity,
+    /// It lets others hold it too.
     shared: bool,
+    /// Since when, in UTC.
     since: String,
 }
 
@@ -519,7 +554,7 @@ fn destroy(arguments: &Destroy, config: &Config, json: bool) -> Result<()> {
     destroy::destroy(&found, &leases, &mut |count| progress.tell(count))?;
     progress.end();
     if json {
-        show::json(&serde_json::json!({ "role": found.role, "id": found.id, "path": path, "destroyed": true }))
+        show::json(&Destroyed { role: &found.role, id: &found.id, path, destroyed: true })
     } else {
         show::lines(&[format!("destroyed {}", path.display())])
     }

@@ -17,7 +17,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::config::Config;
 use crate::error::{Cause, Error, Result};
 use crate::sys;
-use events::Event;
+pub use events::Event;
 use tree::Watched;
 
 /// Arguments.

@@ -13,7 +13,7 @@ use crate::error::{Cause, Error, Result};
 use crate::request::names::Role;
 
 /// Grants and denials.
-#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, schemars::JsonSchema)]
 pub struct Authorization {
     /// What is granted beyond the default.
     pub allow: Vec<Rule>,
@@ -22,9 +22,10 @@ pub struct Authorization {
 }
 
 /// These roles, and all below them, for this identity.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Rule {
     /// Whom it is about.
+    #[schemars(with = "String")]
     pub identity: Who,
     /// The roles; each stands for those below it too.
     pub roles: Vec<Role>,
@@ -129,20 +130,28 @@ impl Rule {
     }
 }
 
-/// The key as it is written.
-#[derive(Debug, Deserialize)]
+/// Grants and denials.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Authorization")]
 pub(super) struct File {
+    /// What is granted beyond the default.
     #[serde(default)]
     allow: Vec<RuleFile>,
+    /// What is denied whatever else is said.
     #[serde(default)]
     deny: Vec<RuleFile>,
 }
 
-#[derive(Debug, Deserialize)]
+/// These roles, and all below them, for this identity.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Rule")]
 struct RuleFile {
+    /// `*`, `root`, `user:UID`, `namespace:*` or `namespace:NAME`.
     identity: String,
+    /// The roles; each stands for those below it too.
+    #[schemars(length(min = 1))]
     roles: Vec<String>,
 }
 

@@ -12,7 +12,7 @@ use crate::error::{Cause, Error, Result};
 pub const ROOT: &str = "root";
 
 /// How volumes lie on a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Kind {
     /// `work_dir` itself.
@@ -24,7 +24,7 @@ pub enum Kind {
 }
 
 /// One disk.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Disk {
     /// Its name.
     pub name: String,
@@ -35,20 +35,28 @@ pub struct Disk {
     pub root: PathBuf,
 }
 
-/// An element of the key as it is written.
-#[derive(Debug, Deserialize)]
+/// A root for volumes, as in Mesos's `disk.source`.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Disk")]
 pub(super) struct File {
+    /// Its name: letters, digits, `_`, `-` and `.`, and not `root`, which is `work_dir`.
     name: String,
+    /// `PATH`: many volumes. `MOUNT`: the disk is one volume.
     #[serde(rename = "type")]
+    #[schemars(extend("enum" = ["PATH", "MOUNT"]))]
     kind: String,
+    /// Where a PATH disk is.
     path: Option<Root>,
+    /// Where a MOUNT disk is.
     mount: Option<Root>,
 }
 
-#[derive(Debug, Deserialize)]
+/// A root.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Root {
+    /// Its root; a relative one starts at `work_dir`.
     root: PathBuf,
 }
 

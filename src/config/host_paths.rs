@@ -12,7 +12,7 @@ use crate::request::names::Role;
 use crate::request::{Mode, Propagation};
 
 /// One entry.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct HostPath {
     /// Absolute path; what lies below it may be asked for too.
     pub path: String,
@@ -41,14 +41,24 @@ impl HostPath {
     }
 }
 
-/// An element of the key as it is written.
-#[derive(Debug, Deserialize)]
-struct File {
+/// Keys of an entry.
+pub(super) const KEYS: [&str; 5] = ["path", "roles", "mode", "create", "bidirectional"];
+
+/// A path of the host that containers may ask for.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "HostPath", deny_unknown_fields)]
+pub(super) struct File {
+    /// Absolute path; what lies below it may be asked for too.
     path: PathBuf,
+    /// Roles for which it may be attached.
     roles: Vec<String>,
+    /// `RO` where it may only be attached read-only.
+    #[schemars(with = "Option<Mode>")]
     mode: Option<String>,
+    /// Make directories that are missing below it.
     #[serde(default)]
     create: bool,
+    /// Mounts that a container makes below it may appear on the host.
     #[serde(default)]
     bidirectional: bool,
 }
@@ -56,7 +66,7 @@ struct File {
 /// Checks the key.
 pub(super) fn check(entries: Vec<Map<String, Value>>) -> Result<Vec<HostPath>> {
     let check = |entry: Map<String, Value>| {
-        let file: File = super::entry("host_paths", &["path", "roles", "mode", "create", "bidirectional"], entry)?;
+        let file: File = super::entry("host_paths", &KEYS, entry)?;
         let path = absolute("host_paths", file.path)?.to_string_lossy().into_owned();
         let mode = match file.mode.as_deref() {
             None | Some("RW") => Mode::ReadWrite,

@@ -15,7 +15,7 @@ use crate::request::names::{Role, SecretName};
 const CREDENTIALS: &str = "/run/credentials";
 
 /// One secret.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Secret {
     /// By which containers ask for it: Mesos's `NAME` or `NAME/KEY`.
     pub name: SecretName,
@@ -25,12 +25,20 @@ pub struct Secret {
     pub roles: Vec<Role>,
 }
 
-/// An element of the key as it is written.
-#[derive(Debug, Deserialize)]
-struct File {
+/// Keys of an entry.
+pub(super) const KEYS: [&str; 4] = ["name", "path", "credential", "roles"];
+
+/// A secret, of which either the file or the credential is named.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "Secret", deny_unknown_fields)]
+pub(super) struct File {
+    /// By which containers ask for it: Mesos's `NAME` or `NAME/KEY`.
     name: String,
+    /// File with its value.
     path: Option<PathBuf>,
+    /// Credential of a systemd unit, as UNIT/NAME.
     credential: Option<String>,
+    /// Roles for which it may be attached.
     roles: Vec<String>,
 }
 
@@ -39,8 +47,7 @@ pub(super) fn check(entries: Vec<Map<String, Value>>) -> Result<Vec<Secret>> {
     let invalid = |what: String| Error::new(Cause::ConfigInvalid, format!("\"secrets\": {what}"));
     let mut secrets: Vec<Secret> = Vec::with_capacity(entries.len());
     for entry in entries {
-        let File { name, path, credential, roles: names } =
-            super::entry("secrets", &["name", "path", "credential", "roles"], entry)?;
+        let File { name, path, credential, roles: names } = super::entry("secrets", &KEYS, entry)?;
         let name = SecretName::parse(&name).map_err(|error| error.in_configuration("secrets"))?;
         let path = match (path, credential) {
             (Some(path), None) => path,

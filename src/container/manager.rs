@@ -10,7 +10,9 @@ use crate::error::{Cause, Error, Result};
 use crate::request::Suffixes;
 
 /// Who made the bundle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 pub enum Manager {
     /// CRI-O: bundles in its run root.
     #[serde(rename = "cri-o")]
@@ -73,7 +75,7 @@ impl fmt::Display for Manager {
 }
 
 /// On whose behalf a container asks.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Identity {
     /// A Kubernetes namespace.

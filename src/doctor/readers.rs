@@ -16,7 +16,7 @@ pub const DEFAULT: &str = "/usr/share/containers/oci/hooks.d";
 pub const ADMINISTRATOR: &str = "/etc/containers/oci/hooks.d";
 
 /// One that reads hooks.d directories: a file of a later one masks those of its name in the others.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Reader {
     /// podman, CRI-O, or the option of this command.
     pub who: &'static str,

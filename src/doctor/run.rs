@@ -39,7 +39,7 @@ const SOON: Duration = Duration::from_secs(10);
 const STEP: Duration = Duration::from_millis(50);
 
 /// What was seen with one runtime. `null` is what could not be tried.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, schemars::JsonSchema)]
 pub struct Proof {
     /// Who ran the container: runc, crun or podman.
     pub by: &'static str,

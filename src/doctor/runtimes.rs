@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::sys;
 
 /// A program that was found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Program {
     /// Its name.
     pub name: &'static str,

@@ -11,7 +11,7 @@ use crate::record::Attached;
 use crate::sys::{self, Resolve};
 
 /// One thing that is not as it was recorded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Difference {
     /// Where, in the container.
     pub target: String,

@@ -41,7 +41,7 @@ pub struct Pending {
 }
 
 /// A persistent volume, as the agent knows it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Volume {
     /// Its role.
     pub role: Role,
@@ -58,7 +58,7 @@ pub struct Volume {
 }
 
 /// The disk on which a volume lies.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Disk {
     /// `work_dir`'s own.

@@ -131,6 +131,16 @@ impl serde::Serialize for ContainerPath {
     }
 }
 
+impl schemars::JsonSchema for ContainerPath {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "ContainerPath".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        String::json_schema(generator)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

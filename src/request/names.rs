@@ -6,7 +6,9 @@ use std::fmt;
 use crate::error::{Cause, Error, Result};
 
 /// A persistence id: names a persistent volume within its role.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(transparent)]
 pub struct VolumeId(String);
 
@@ -46,7 +48,7 @@ impl fmt::Display for VolumeId {
 }
 
 /// The name of a secret, as a Mesos `Secret` refers to it: `NAME`, or `NAME/KEY`.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 #[serde(transparent)]
 pub struct SecretName(String);
 
@@ -72,7 +74,9 @@ impl fmt::Display for SecretName {
 }
 
 /// A role: who a volume belongs to. Hierarchical, with `/` between its components.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(transparent)]
 pub struct Role(String);
 

@@ -41,7 +41,7 @@ struct End {
 }
 
 /// What was carried.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Summary {
     /// Files, directories and everything else, the root included.
     pub members: u64,

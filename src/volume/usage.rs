@@ -18,7 +18,7 @@ use crate::tree;
 const DEEPEST: usize = 256;
 
 /// What a volume takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Usage {
     /// Bytes that are allocated on disk, each file once however many names it has.
     pub bytes: u64,

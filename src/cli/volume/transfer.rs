@@ -4,6 +4,7 @@
 use std::io::{IsTerminal, Read, Write};
 
 use clap::Args;
+use serde::Serialize;
 
 use super::{Named, Progress, show};
 use crate::clock;
@@ -39,6 +40,15 @@ pub struct Import {
     /// Make devices that the archive has; otherwise they are refused
     #[arg(long)]
     devices: bool,
+}
+
+/// A volume that was made of an archive.
+#[derive(Serialize, schemars::JsonSchema)]
+pub struct Imported<'a> {
+    #[serde(flatten)]
+    created: super::Created<'a>,
+    /// What was read.
+    archive: Summary,
 }
 
 /// Writes a volume to standard output. What is to be told goes to standard error.
@@ -153,7 +163,8 @@ pub fn import(arguments: &Import, config: &Config, json: bool) -> Result<()> {
     meta::write_beside(&unnamed.fd, &disk, &role, &id, &decided)?;
     let path = disk.path_of(&role, &id);
     if json {
-        show::json(&serde_json::json!({ "role": role, "id": id, "disk": name, "path": path, "archive": summary }))
+        let created = super::Created { role: &role, id: &id, disk: name, path };
+        show::json(&Imported { created, archive: summary })
     } else {
         show::lines(&[path.display().to_string(), told("imported", &summary)])
     }

@@ -14,7 +14,7 @@ const SHORT_ID: usize = 12;
 const HASH: usize = 64;
 
 /// What happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// It had this when `watch` began.
@@ -51,32 +51,46 @@ impl Kind {
 }
 
 /// One event.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Event {
+    /// When, in UTC.
     time: String,
     event: Kind,
+    /// Id of the container.
     container: String,
     #[serde(flatten)]
     about: About,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 #[serde(untagged)]
 enum About {
+    /// About something that it has or had.
     Volume {
+        /// Its bundle.
         bundle: String,
+        /// The request's words.
         label: String,
+        /// Where, as an absolute path in the container.
         target: String,
+        /// `ro` or `rw`.
         mode: &'static str,
-        /// `None` for what is no persistent volume.
+        /// `null` for what is no persistent volume.
         role: Option<String>,
+        /// Its id within the role.
         id: Option<String>,
+        /// The disk it lies on.
         disk: Option<String>,
     },
+    /// About a line of its log.
     Line {
+        /// The hook that wrote it.
         program: String,
+        /// The hook's exit code.
         code: Option<u8>,
+        /// The name of the cause.
         cause: Option<&'static str>,
+        /// What it says.
         message: String,
     },
 }
