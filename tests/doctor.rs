@@ -266,7 +266,7 @@ const FAULTS: &[Fault] = &[
         },
     },
     Fault {
-        check: "hook-never-called",
+        check: "hook-condition",
         place: PRESTART_FILE,
         remedy: "fs-isolator install",
         plant: |clean| clean.edit(PRESTART_FILE, |file| file["when"]["hasBindMounts"] = json!(true)),

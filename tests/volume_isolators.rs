@@ -310,7 +310,10 @@ fn a_secret_that_cannot_be_had_reads_alike_and_is_told_where_it_may() {
         let mut container = lab.container(Runtime::Crun, "c");
         let theirs = refused(&lab, &mut container, "secret=theirs:/s", 65);
         let nobodys = refused(&lab, &mut container, "secret=nobody:/s", 65);
-        let message = |log: &str, name: &str| log.split("there is no secret").last().unwrap().replace(name, "NAME");
+        let message = |log: &str, name: &str| {
+            let line = log.lines().find(|line| line.contains(": error: ")).unwrap();
+            line.split("there is no secret").last().unwrap().replace(name, "NAME")
+        };
         assert_eq!(message(&theirs, "theirs"), message(&nobodys, "nobody"));
         for (name, code, words) in [
             ("open", 21, "can be read by others (mode 0444)"),
