@@ -44,7 +44,6 @@ pub fn run(arguments: &Arguments, config: Option<&Path>, json: bool) -> Result<(
 
 fn text(report: &Report, colour: bool) -> Vec<String> {
     let paint = |code: &str, text: &str| if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() };
-    let plain = |text: &str| text.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>();
     let mut lines = Vec::new();
     for program in &report.programs {
         let version = program.version.as_deref().unwrap_or("of unknown version");
@@ -60,9 +59,9 @@ fn text(report: &Report, colour: bool) -> Vec<String> {
     }
     for finding in &report.findings {
         lines.push(String::new());
-        lines.push(format!("{} {}", paint("1;31", finding.check.name()), paint("1", &plain(&finding.what))));
+        lines.push(format!("{} {}", paint("1;31", finding.check.name()), paint("1", &show::plain(&finding.what))));
         for (name, text) in [("where", &finding.place), ("why", &finding.why), ("remedy", &finding.remedy)] {
-            lines.push(format!("  {name:8}{}", plain(text)));
+            lines.push(format!("  {name:8}{}", show::plain(text)));
         }
     }
     if report.findings.is_empty() {

@@ -165,7 +165,7 @@ impl<'l> Fields<'l> {
     }
 
     /// Takes a field that says what is so anyway: of these values, any.
-    pub fn expect(&mut self, key: &str, values: &[Value]) {
+    pub fn pass_over(&mut self, key: &str, values: &[Value]) {
         self.take(key, |value| values.contains(value).then_some(()));
     }
 

@@ -115,14 +115,14 @@ fn app(fields: &mut Fields<'_>, workload: &mut Workload, known: &Known) -> Resul
     container.user = fields.string("user");
     container.cpus = fields.number("cpus");
     container.mem_mb = fields.number("mem");
-    fields.expect("disk", &[json!(0), json!(0.0)]);
-    fields.expect("gpus", &[json!(0), json!(0.0)]);
-    fields.expect("instances", &[json!(0), json!(1)]);
+    fields.pass_over("disk", &[json!(0), json!(0.0)]);
+    fields.pass_over("gpus", &[json!(0), json!(0.0)]);
+    fields.pass_over("instances", &[json!(0), json!(1)]);
     fields.leave("instances", "this is one of them: convert once for each, with --volume-id and a name of its own");
     // No executor is Marathon's own word for the default.
-    fields.expect("executor", &[json!(""), json!("//cmd")]);
+    fields.pass_over("executor", &[json!(""), json!("//cmd")]);
     for key in ["args", "cmd"] {
-        fields.expect(key, &[json!([]), json!("")]);
+        fields.pass_over(key, &[json!([]), json!("")]);
     }
     environment(fields, "env", &secrets, &mut container);
     workload.grace_seconds = fields.whole("taskKillGracePeriodSeconds");
@@ -131,7 +131,7 @@ fn app(fields: &mut Fields<'_>, workload: &mut Workload, known: &Known) -> Resul
     let mut ports = Vec::new();
     if let Some(mut spec) = fields.object("container") {
         // With either containerizer it is the same container here.
-        spec.expect("type", &[json!("MESOS"), json!("DOCKER")]);
+        spec.pass_over("type", &[json!("MESOS"), json!("DOCKER")]);
         if let Some(mut docker) = spec.object("docker") {
             container.image = docker.string("image");
             container.pull_always = docker.flag("forcePullImage").unwrap_or_default();
@@ -143,7 +143,7 @@ fn app(fields: &mut Fields<'_>, workload: &mut Workload, known: &Known) -> Resul
                     Some(_) => Some(Network::Other),
                     None => None,
                 };
-                docker.expect("network", &[json!("HOST"), json!("BRIDGE")]);
+                docker.pass_over("network", &[json!("HOST"), json!("BRIDGE")]);
             }
             options(&mut docker, &mut container);
             port_mappings(&mut docker, &mut ports);
@@ -235,7 +235,7 @@ fn host_ports(fields: &mut Fields<'_>, container: &mut Container) {
     let mut ports = Vec::new();
     for mut definition in fields.objects("portDefinitions") {
         ports.extend(definition.port("port"));
-        definition.expect("protocol", &[json!("tcp")]);
+        definition.pass_over("protocol", &[json!("tcp")]);
     }
     if ports.is_empty() {
         ports = fields.ports("ports").unwrap_or_default();
@@ -269,7 +269,7 @@ fn port_mappings(fields: &mut Fields<'_>, ports: &mut Vec<Port>) {
         let host = number_of_port(&mut mapping, "hostPort");
         let container = number_of_port(&mut mapping, "containerPort").or(host);
         let protocols = mapping.string("protocol").unwrap_or_else(|| "tcp".to_owned());
-        mapping.expect("servicePort", &[json!(0)]);
+        mapping.pass_over("servicePort", &[json!(0)]);
         let Some(container) = container else {
             mapping.leftovers().add(mapping.at(), None, "no port of the container is named");
             continue;
@@ -387,8 +387,8 @@ fn pod(fields: &mut Fields<'_>, workload: &mut Workload, known: &Known) -> Resul
     workload.labels = fields.named_strings("labels");
     workload.host_network = matches!(networks(fields), None | Some(Network::Host));
     if let Some(mut scaling) = fields.object("scaling") {
-        scaling.expect("kind", &[json!("fixed")]);
-        scaling.expect("instances", &[json!(0), json!(1)]);
+        scaling.pass_over("kind", &[json!("fixed")]);
+        scaling.pass_over("instances", &[json!(0), json!(1)]);
     }
     let mut volumes = Vec::new();
     for mut volume in fields.objects("volumes") {
@@ -444,18 +444,18 @@ fn pod_container(
     container.user = spec.string("user").or(container.user.take());
     if let Some(mut image) = spec.object("image") {
         container.image = image.string("id");
-        image.expect("kind", &[json!("DOCKER")]);
+        image.pass_over("kind", &[json!("DOCKER")]);
         container.pull_always = image.flag("forcePull").unwrap_or_default();
     }
     if let Some(mut resources) = spec.object("resources") {
         container.cpus = resources.number("cpus");
         container.mem_mb = resources.number("mem");
-        resources.expect("disk", &[json!(0), json!(0.0)]);
-        resources.expect("gpus", &[json!(0), json!(0.0)]);
+        resources.pass_over("disk", &[json!(0), json!(0.0)]);
+        resources.pass_over("gpus", &[json!(0), json!(0.0)]);
     }
     if let Some(mut exec) = spec.object("exec") {
         // An entry point is overridden by every command here, as it is with this set.
-        exec.expect("overrideEntrypoint", &[json!(true)]);
+        exec.pass_over("overrideEntrypoint", &[json!(true)]);
         if let Some(mut line) = exec.object("command") {
             let (shell, words) = (line.string("shell"), line.strings("argv").unwrap_or_default());
             command(container, shell, words);

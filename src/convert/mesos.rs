@@ -108,14 +108,14 @@ fn task(fields: &mut Fields<'_>, workload: &mut Workload, known: &Known) -> Resu
 
 fn resource_of(resource: &mut Fields<'_>, container: &mut Container, known: &Known) -> Result<()> {
     let name = resource.string("name").unwrap_or_default();
-    resource.expect("type", &[json!("SCALAR")]);
+    resource.pass_over("type", &[json!("SCALAR")]);
     let is_whole = !resource.has("revocable");
     match name.as_str() {
         "cpus" | "mem" if is_whole => {
             let amount = resource.object("scalar").and_then(|mut scalar| scalar.number("value"));
             let place = if name == "cpus" { &mut container.cpus } else { &mut container.mem_mb };
             *place = amount.map(|amount| place.unwrap_or(0.0) + amount).or(*place);
-            resource.expect("role", &[json!("*")]);
+            resource.pass_over("role", &[json!("*")]);
             return Ok(());
         }
         "disk" if resource.has("disk") => {}
@@ -205,11 +205,11 @@ fn command_info(line: &mut Fields<'_>, container: &mut Container) {
     let Some(mut environment) = line.object("environment") else { return };
     for mut variable in environment.objects("variables") {
         let Some(name) = variable.string("name") else { continue };
-        variable.expect("type", &[json!("VALUE")]);
+        variable.pass_over("type", &[json!("VALUE")]);
         if let Some(text) = variable.string("value") {
             container.env.push((name, Env::Text(text)));
         } else if let Some(secret) = variable.object("secret").as_mut().and_then(reference) {
-            variable.expect("type", &[json!("SECRET")]);
+            variable.pass_over("type", &[json!("SECRET")]);
             container.env.push((name, Env::Secret(secret)));
         } else {
             variable.leftovers().add(variable.place("name"), Some(json!(name)), "it has no value that is carried over");
@@ -220,13 +220,13 @@ fn command_info(line: &mut Fields<'_>, container: &mut Container) {
 /// The name of a secret; its value stays, and is listed without being shown.
 fn reference(secret: &mut Fields<'_>) -> Option<String> {
     let mut reference = secret.object("reference")?;
-    secret.expect("type", &[json!("REFERENCE")]);
+    secret.pass_over("type", &[json!("REFERENCE")]);
     let (name, key) = (reference.string("name")?, reference.string("key"));
     Some(key.map_or(name.clone(), |key| format!("{name}/{key}")))
 }
 
 fn container_info(info: &mut Fields<'_>, workload: &mut Workload, container: &mut Container) {
-    info.expect("type", &[json!("MESOS"), json!("DOCKER")]);
+    info.pass_over("type", &[json!("MESOS"), json!("DOCKER")]);
     workload.hostname = info.string("hostname").or(workload.hostname.take());
     if let Some(mut docker) = info.object("docker") {
         container.image = docker.string("image");
@@ -261,8 +261,8 @@ fn container_info(info: &mut Fields<'_>, workload: &mut Workload, container: &mu
         }
     }
     if let Some(mut image) = info.object("mesos").and_then(|mut mesos| mesos.object("image")) {
-        image.expect("type", &[json!("DOCKER")]);
-        image.expect("cached", &[json!(true)]);
+        image.pass_over("type", &[json!("DOCKER")]);
+        image.pass_over("cached", &[json!(true)]);
         if let Some(name) = image.object("docker").and_then(|mut docker| docker.string("name"))
             && let Some(other) = container.image.replace(name)
         {
@@ -282,7 +282,7 @@ fn volume(volume: &mut Fields<'_>) -> Option<Volume> {
         (Some(path), None) => Some(Source::Sandbox(path)),
         (None, Some(source)) => match source.string("type").as_deref() {
             Some("HOST_PATH") => source.object("host_path").and_then(|mut part| {
-                part.expect("mount_propagation", &[json!({}), json!({ "mode": "UNKNOWN" })]);
+                part.pass_over("mount_propagation", &[json!({}), json!({ "mode": "UNKNOWN" })]);
                 part.string("path").map(Source::Host)
             }),
             Some("SANDBOX_PATH") => source.object("sandbox_path").and_then(|mut part| {
@@ -320,7 +320,7 @@ fn volume(volume: &mut Fields<'_>) -> Option<Volume> {
 
 fn health_check(check: &mut Fields<'_>) -> Option<Health> {
     let probe = if let Some(mut line) = check.object("command") {
-        check.expect("type", &[json!("COMMAND")]);
+        check.pass_over("type", &[json!("COMMAND")]);
         let (value, words) = (line.string("value"), line.strings("arguments").unwrap_or_default());
         if line.flag("shell").unwrap_or(true) {
             Probe::Command(vec!["/bin/sh".to_owned(), "-c".to_owned(), value?])
@@ -328,12 +328,12 @@ fn health_check(check: &mut Fields<'_>) -> Option<Health> {
             Probe::Command(value.into_iter().chain(words.into_iter().skip(1)).collect())
         }
     } else if let Some(mut http) = check.object("http") {
-        check.expect("type", &[json!("HTTP")]);
+        check.pass_over("type", &[json!("HTTP")]);
         let scheme = http.string("scheme").unwrap_or_else(|| "http".to_owned());
         let path = http.string("path").unwrap_or_else(|| "/".to_owned());
         Probe::Http { scheme, path, port: number_of_port(&mut http, "port")? }
     } else if let Some(mut tcp) = check.object("tcp") {
-        check.expect("type", &[json!("TCP")]);
+        check.pass_over("type", &[json!("TCP")]);
         Probe::Tcp(number_of_port(&mut tcp, "port")?)
     } else {
         return None;
