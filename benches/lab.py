@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import platform
 import shutil
 import statistics
 import subprocess
@@ -49,10 +50,23 @@ def own_namespace():
         mount("tmpfs", at, "tmpfs", data="mode=755")
 
 
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", TOP / "target"))
+# Where `cargo build --release --target x86_64-unknown-linux-musl` leaves its own.
+MUSL = TARGET / f"{platform.machine()}-unknown-linux-musl/release"
+
+
 def binaries():
     run("cargo", "build", "--release", "--quiet", cwd=TOP)
-    target = Path(os.environ.get("CARGO_TARGET_DIR", TOP / "target"))
-    return max(target.glob("*/release/fs-isolator"), key=lambda path: path.stat().st_mtime).parent
+    built = (path.parent for path in TARGET.glob("*/release/fs-isolator"))
+    return max((path for path in built if path != MUSL), key=lambda path: path.stat().st_mtime)
+
+
+def install(built, at):
+    """Copied, as an installation is: what a linker has just written is scattered in memory, and a third slower."""
+    at.mkdir()
+    for program in built.glob("fs-isolator*"):
+        if not program.suffix:
+            shutil.copy(program, at)
 
 
 class Lab:
@@ -60,12 +74,11 @@ class Lab:
         # Below root's own directories, since a sticky /tmp is not trusted.
         self.dir = Path(tempfile.mkdtemp(prefix="fs-isolator-bench.", dir="/var/lib"))
         self.dir.chmod(0o755)
-        # Copied, as an installation is: what a linker has just written is scattered in memory, and a third slower.
         self.bin = self.dir / "installed"
-        self.bin.mkdir()
-        for program in binaries().glob("fs-isolator*"):
-            if not program.suffix:
-                shutil.copy(program, self.bin)
+        install(binaries(), self.bin)
+        self.musl_bin = self.dir / "installed-musl"
+        if (MUSL / "fs-isolator").exists():
+            install(MUSL, self.musl_bin)
         self.config = self.dir / "config.json"
         self.config.write_text(json.dumps({
             "isolation": "filesystem/linux", "work_dir": f"{self.dir}/work", "runtime_dir": f"{self.dir}/run",
@@ -75,7 +88,9 @@ class Lab:
             run("gcc", "-O2", "-static", "-o", self.dir / name, TOP / f"benches/{name}.c")
         self.musl = shutil.which("musl-gcc") is not None
         if self.musl:
-            run("musl-gcc", "-O2", "-static", "-o", self.dir / "empty-musl", TOP / "benches/empty.c")
+            for name in ["floor", "empty"]:
+                run("musl-gcc", "-O2", "-static", "-o", self.dir / f"{name}-musl", TOP / f"benches/{name}.c", "-idirafter",
+                    "/usr/include", "-idirafter", f"/usr/include/{platform.machine()}-linux-gnu")
         (self.dir / "bare/records").mkdir(parents=True)
         self.numbers = iter(range(1 << 30))
 
@@ -88,8 +103,8 @@ class Lab:
     def cli(self, *words):
         return run(self.bin / "fs-isolator", "--config", self.config, *words)
 
-    def hook(self, stage):
-        return [self.bin / f"fs-isolator-{stage}", "--config", self.config]
+    def hook(self, stage, installed=None):
+        return [(installed or self.bin) / f"fs-isolator-{stage}", "--config", self.config]
 
     def volume(self, name):
         path = self.dir / "work/volumes/roles/default" / name

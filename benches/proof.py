@@ -20,15 +20,31 @@ def at_least(value, least):
     return verdict(f"{value:.1f} times", f"at least {least}", value >= least)
 
 
+def on_musl(us):
+    """The same beside each other with musl, as far as it was there."""
+    rows = [[what, us[f"{name}, musl"]] for what, name in [
+        ("empty static C", "empty"), ("the floor", "floor"), *((f"**{stage}**", stage) for stage in ["prestart", "poststart", "poststop"])]
+        if f"{name}, musl" in us]
+    if not rows:
+        return ""
+    text = f"""With musl, in the same rounds. glibc's start asks the processor what it is; where a hypervisor answers, that is most of what
+an empty program costs:
+
+{table(["process", "median µs"], rows)}
+
+"""
+    if "prestart, musl" in us:
+        text += f"- The leanest bash hook beside prestart built for musl: {at_least(us['bash, lean'] / us['prestart, musl'], 5)}.\n\n"
+    return text
+
+
 def hooks(f):
     us = f["median_us"]
     rows = [["empty static C, reads its input", us["empty"], ""]]
-    if "empty-musl" in us:
-        rows.append(["the same with musl", us["empty-musl"], ""])
-    prestart = us["prestart"]
+    prestart, lean = us["prestart"], us["bash, lean"]
     rows += [["`benches/floor.c`: the system calls alone", us["floor"], ""],
              ["**prestart**", prestart, f"{prestart / us['floor']:.2f} times the floor, {prestart / us['empty']:.2f} times empty"],
-             ["bash, lean (`benches/hook-lean`)", us["bash, lean"], f"{us['bash, lean'] / prestart:.1f} times prestart"],
+             ["bash, lean (`benches/hook-lean`)", lean, f"{lean / prestart:.1f} times prestart"],
              ["bash, usual (`benches/hook-usual`: jq, nsenter, mount)", us["bash, usual"],
               f"{us['bash, usual'] / prestart:.1f} times prestart"]]
     for stage in ["poststart", "poststop"]:
@@ -44,7 +60,7 @@ def hooks(f):
 - The leanest bash hook beside prestart: {at_least(us["bash, lean"] / prestart, 5)}.
 - The usual bash hook beside prestart: {at_least(us["bash, usual"] / prestart, 50)}.
 
-The floor makes what prestart must make for one volume and nothing else: it parses only the pid, compares nothing, plans
+{on_musl(us)}The floor makes what prestart must make for one volume and nothing else: it parses only the pid, compares nothing, plans
 nothing and undoes nothing. Its list of system calls is compared with a trace of it. prestart makes 31 more,
 and is a larger program. Processes that run long lose the processor to others more often: the usual bash hook is at its best
 about 200 ms here."""

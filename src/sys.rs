@@ -883,8 +883,17 @@ pub fn unlink_at(dir: impl AsFd, name: &OsStr, directory: bool) -> Result<()> {
 /// # Errors
 /// `EEXIST` where the new name is taken.
 pub fn rename_new(from: impl AsFd, old: &OsStr, to: impl AsFd, new: &OsStr) -> Result<()> {
-    use nix::fcntl::RenameFlags;
-    nix::fcntl::renameat2(from, old, to, new, RenameFlags::RENAME_NOREPLACE).named("renameat2", format_args!("{new:?}"))
+    // By its number: musl before 1.2.5 has no function for it, so the crates have none either.
+    let text = |name: &OsStr| CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL);
+    let rename = || {
+        let (old, new) = (text(old)?, text(new)?);
+        let (from, to) = (from.as_fd().as_raw_fd(), to.as_fd().as_raw_fd());
+        // SAFETY: both names are NUL-terminated and both descriptors are open.
+        let answer =
+            unsafe { libc::syscall(libc::SYS_renameat2, from, old.as_ptr(), to, new.as_ptr(), libc::RENAME_NOREPLACE) };
+        Errno::result(answer).map(drop)
+    };
+    rename().named("renameat2", format_args!("{new:?}"))
 }
 
 /// Renames over whatever has the new name.
