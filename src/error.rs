@@ -145,6 +145,8 @@ causes! {
         "list it under \"secrets\" in the configuration, with a role the container may use, and see that its file is there";
     66 NoPod "the container is in no pod, and has no parent"
         "put it into a pod (podman pod create, a pod of CRI-O), or use sandbox= for a directory of its own sandbox";
+    67 Label "SELinux would keep the container out of what it asks for"
+        "give it a label that containers can use: chcon -R -t container_file_t -l s0, and semanage fcontext so that it stays";
     70 VolumeExists "the volume exists already"
         "choose another id; nothing was changed";
     71 VolumeInUse "the volume is in use"

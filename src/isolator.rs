@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 
 use crate::attach::{HostRoot, Phase, Tree};
 use crate::config::{Config, Isolator};
+use crate::container::BundleConfig;
 use crate::error::{Because, Cause, Error, Result};
 use crate::init::{Life, Live};
 use crate::lease::{Holder, Leases};
@@ -61,6 +62,8 @@ pub struct Job<'a> {
     pub phase: Phase,
     /// The sandbox that a running container has already: where, and what it is.
     pub sandbox: Option<(ContainerPath, FileId)>,
+    /// What the bundle says.
+    pub bundle: &'a BundleConfig,
     /// For `sys::path_of`.
     pub proc_fds: &'a OwnedFd,
 }

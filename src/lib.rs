@@ -41,6 +41,7 @@ pub mod request;
 pub mod runtime_dir;
 pub mod sandbox;
 pub mod secret;
+pub mod selinux;
 pub mod steps;
 pub mod tree;
 pub mod trusted;

@@ -240,6 +240,7 @@ impl Container<'_> {
             record: &mut self.record,
             phase: Phase::Running,
             sandbox,
+            bundle: &self.bundle.config,
             proc_fds: &self.proc_fds,
         };
         match isolator::attach(&mut job) {

@@ -26,10 +26,16 @@ const MADE_BY_HAND: &str = "posix";
 /// Beginning of the name that a sandbox has while it is deleted, so that no container comes back to half of it.
 pub const GONE: &str = "gone.";
 
+/// Where all of them lie.
+#[must_use]
+pub fn all(work_dir: &Path) -> PathBuf {
+    work_dir.join("sandboxes")
+}
+
 /// Where a sandbox of this name lies.
 #[must_use]
 pub fn path(work_dir: &Path, manager: Manager, name: &str) -> PathBuf {
-    work_dir.join("sandboxes").join(manager.name()).join(name)
+    all(work_dir).join(manager.name()).join(name)
 }
 
 /// Name of the sandbox that the containers of a pod share; no bundle gives it to a container.

@@ -14,7 +14,7 @@ use crate::attach::come_back;
 use crate::error::{Because, Cause, Error, Result};
 use crate::plan::shell_word;
 use crate::sys::{self, MountAttributes, Resolve, SetPropagation};
-use crate::{read, trusted};
+use crate::{read, selinux, trusted};
 
 /// Largest secret, in bytes: Kubernetes's limit too.
 const LARGEST: u64 = 1 << 20;
@@ -26,15 +26,17 @@ const NAME: &str = "secret";
 pub const ATTRIBUTES: MountAttributes = MountAttributes { read_only: true, nosuid: true, nodev: true, noexec: true };
 
 /// A detached mount of a file with the value that stands at `path`, readable by this user alone (0400). It is gone with
-/// the last mount namespace that has it.
+/// the last mount namespace that has it. Where the host has SELinux, it has the label of the container's mounts.
 ///
 /// # Errors
 /// [`Cause::SecretUnavailable`] where the value cannot be read; [`Cause::ConfigUnsafe`] where others can read or change
 /// it; [`Cause::AttachFailed`].
-pub fn mount(path: &Path, user: (u32, u32), home: &OwnedFd) -> Result<OwnedFd> {
+pub fn mount(path: &Path, user: (u32, u32), home: &OwnedFd, label: Option<&str>) -> Result<OwnedFd> {
     let value = value(path)?;
     let doing = || "a filesystem for the secret cannot be made".to_owned();
-    let filesystem = sys::memory_filesystem(MountAttributes { read_only: false, ..ATTRIBUTES });
+    // Elsewhere the kernel does not know the option.
+    let label = label.filter(|_| selinux::host::is_on());
+    let filesystem = sys::memory_filesystem(MountAttributes { read_only: false, ..ATTRIBUTES }, label);
     let filesystem = filesystem.because(Cause::AttachFailed, doing)?;
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
     let file = sys::open_file_at(&filesystem, NAME, flags, 0o400).because(Cause::AttachFailed, doing)?;
@@ -109,7 +111,8 @@ mod tests {
         }
         let ways = std::thread::spawn(|| {
             let home = crate::init::own_mount_namespace().unwrap();
-            let filesystem = sys::memory_filesystem(MountAttributes { nosuid: true, ..Default::default() }).unwrap();
+            let filesystem =
+                sys::memory_filesystem(MountAttributes { nosuid: true, ..Default::default() }, None).unwrap();
             let flags = OFlag::O_WRONLY | OFlag::O_CREAT;
             let file = sys::open_file_at(&filesystem, NAME, flags, 0o400).unwrap();
             File::from(file).write_all(b"hunter2").unwrap();

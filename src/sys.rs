@@ -543,13 +543,17 @@ impl MountAttributes {
 }
 
 /// A detached mount of a new, empty filesystem in memory that is never swapped out: fsopen(2), fsconfig(2), fsmount(2).
-/// tmpfs with `noswap` (Linux 6.4), else ramfs. Its root has mode 0700.
+/// tmpfs with `noswap` (Linux 6.4), else ramfs. Its root has mode 0700, and everything in it this SELinux label.
 ///
 /// # Errors
 /// Whatever these answer.
-pub fn memory_filesystem(attributes: MountAttributes) -> Result<OwnedFd> {
-    match new_filesystem(c"tmpfs", &[(c"noswap", None), (c"mode", Some(c"0700"))], attributes) {
-        Err(error) if error.errno == Errno::EINVAL => new_filesystem(c"ramfs", &[(c"mode", Some(c"0700"))], attributes),
+pub fn memory_filesystem(attributes: MountAttributes, label: Option<&str>) -> Result<OwnedFd> {
+    let label = label.map(CString::new).transpose().map_err(|_| Errno::EINVAL).named("context", "")?;
+    let (noswap, mode) = ((c"noswap", None), (c"mode", Some(c"0700")));
+    let context = label.as_deref().map(|label| (c"context", Some(label)));
+    let options: Vec<(&CStr, Option<&CStr>)> = [noswap, mode].into_iter().chain(context).collect();
+    match new_filesystem(c"tmpfs", &options, attributes) {
+        Err(error) if error.errno == Errno::EINVAL => new_filesystem(c"ramfs", &options[1..], attributes),
         answer => answer,
     }
 }

@@ -602,6 +602,7 @@ fn mounts() {
                 record: &mut record,
                 phase: Phase::Starting,
                 sandbox: None,
+                bundle: &bundle.config,
                 proc_fds: &arena.proc_fds,
             };
             let answer = isolator::attach(&mut job);

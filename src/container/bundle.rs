@@ -45,6 +45,10 @@ pub struct BundleConfig {
     pub rootfs_propagation: Option<String>,
     /// `linux.cgroupsPath`.
     pub cgroups_path: Option<String>,
+    /// `process.selinuxLabel`: its process's label.
+    pub process_label: Option<String>,
+    /// `linux.mountLabel`: the label of what is mounted for it.
+    pub mount_label: Option<String>,
 }
 
 /// One mount of the bundle.
@@ -75,6 +79,8 @@ struct Process {
     user: Option<User>,
     cwd: Option<String>,
     capabilities: Option<Capabilities>,
+    #[serde(rename = "selinuxLabel")]
+    label: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -116,6 +122,7 @@ struct Linux {
     namespaces: Option<Vec<Namespace>>,
     rootfs_propagation: Option<String>,
     cgroups_path: Option<String>,
+    mount_label: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -136,9 +143,14 @@ impl BundleConfig {
             .map_err(|error| invalid(format!("config.json does not follow the runtime-spec: {error}")))?;
         let root = spec.root.map(|root| root.path).filter(|path| !path.is_empty() && !path.contains('\0'));
         let root = root.ok_or_else(|| invalid("config.json has no root.path".to_owned()))?;
-        let process = spec.process.unwrap_or(Process { user: None, cwd: None, capabilities: None });
+        let process = spec.process.unwrap_or(Process { user: None, cwd: None, capabilities: None, label: None });
         let user = process.user.unwrap_or(User { uid: 0, gid: 0, additional_gids: None });
-        let linux = spec.linux.unwrap_or(Linux { namespaces: None, rootfs_propagation: None, cgroups_path: None });
+        let linux = spec.linux.unwrap_or(Linux {
+            namespaces: None,
+            rootfs_propagation: None,
+            cgroups_path: None,
+            mount_label: None,
+        });
         let namespaces = linux.namespaces.unwrap_or_default();
         let has = |kind: &str| namespaces.iter().any(|namespace| namespace.kind == kind);
         Ok(BundleConfig {
@@ -157,6 +169,8 @@ impl BundleConfig {
             joined: namespaces.iter().filter_map(|namespace| namespace.path.clone()).collect(),
             rootfs_propagation: linux.rootfs_propagation.filter(|value| !value.is_empty()),
             cgroups_path: linux.cgroups_path,
+            process_label: process.label.filter(|label| !label.is_empty()),
+            mount_label: linux.mount_label.filter(|label| !label.is_empty()),
         })
     }
 
@@ -242,15 +256,16 @@ mod tests {
     #[test]
     fn reads_what_matters() {
         let config = BundleConfig::parse(
-            br#"{"ociVersion":"1.0.2","process":{"user":{"uid":1000,"gid":100,"additionalGids":[7]},"cwd":"/w","capabilities":{"bounding":["CAP_SYS_ADMIN"]}},
+            br#"{"ociVersion":"1.0.2","process":{"user":{"uid":1000,"gid":100,"additionalGids":[7]},"cwd":"/w","capabilities":{"bounding":["CAP_SYS_ADMIN"]},"selinuxLabel":"u:r:t"},
                  "root":{"path":"rootfs","readonly":true},
                  "mounts":[{"destination":"/proc","type":"proc","source":"proc"},
                            {"destination":"/host","source":"/srv","options":["rbind","rshared"]}],
-                 "linux":{"namespaces":[{"type":"mount"},{"type":"user","path":"/proc/7/ns/user"}],"rootfsPropagation":"rslave","cgroupsPath":"/x","future":1}}"#,
+                 "linux":{"namespaces":[{"type":"mount"},{"type":"user","path":"/proc/7/ns/user"}],"rootfsPropagation":"rslave","cgroupsPath":"/x","mountLabel":"","future":1}}"#,
         )
         .unwrap();
         assert_eq!((config.uid, config.gid, config.cwd.as_str(), config.root.as_str()), (1000, 100, "/w", "rootfs"));
         assert_eq!(config.groups, [7]);
+        assert_eq!((config.process_label.as_deref(), config.mount_label.as_deref()), (Some("u:r:t"), None));
         assert!(config.sys_admin && config.mount_namespace && config.user_namespace && config.asks_for_shared());
         assert!(!config.mounts[0].bind && config.mounts[1].bind && config.mounts[1].shared);
         assert_eq!(config.joined, ["/proc/7/ns/user"]);

@@ -42,7 +42,7 @@ fn try_all(findings: &mut Vec<Finding>) -> Result<()> {
     sys::mount_setattr(&root, MountAttributes::default(), SetPropagation::Private, true)
         .because(failed, doing("mount_setattr(2)"))?;
     // Over /proc, which is everywhere, and in this thread alone.
-    let base = match sys::memory_filesystem(MountAttributes::default()) {
+    let base = match sys::memory_filesystem(MountAttributes::default(), None) {
         Ok(base) => base,
         Err(error) => {
             let error = Error::new(Cause::SecretUnavailable, format!("fsopen(2) and fsmount(2) do not work: {error}"));

@@ -53,6 +53,7 @@ pub fn run(state: &State, config: &Config, name: &str) -> Result<()> {
             record: &mut record,
             phase: Phase::Starting,
             sandbox: None,
+            bundle: &bundle.config,
             proc_fds: &proc_fds,
         };
         let error = match execute(state, &mut job) {

@@ -17,12 +17,13 @@ use crate::record::{Attached, Line, VolumeRecord};
 use crate::request::Propagation;
 use crate::request::container_path::ContainerPath;
 use crate::request::names::{Role, VolumeId};
+use crate::selinux::{Context, host};
 use crate::sys::{self, Resolve, Stat};
 use crate::trusted::{self, Missing};
 use crate::volume::make::{self, New, Unnamed};
 use crate::volume::ownership::{self, Action, Facts};
 use crate::volume::{self, Found, Meta, gids, meta};
-use crate::{secret, tree};
+use crate::{sandbox, secret, tree};
 
 /// Something that is open and may be attached.
 #[derive(Debug)]
@@ -78,15 +79,41 @@ pub fn open_all(
         found.push(opened.map_err(|error| attachment.named(error))?);
     }
     let sandboxes = Sandboxes { own: open_sandbox(job)?, parent: job.open_parent()?, user: job.user()? };
+    // One that is none is the runtime's to refuse.
+    let process = job.bundle.process_label.as_deref().and_then(|label| Context::parse(label).ok());
     let complete = |(attachment, found): (&Attachment, Option<Opened>)| {
         let opened = match (found, &attachment.from) {
             (Some(opened), _) => Ok(opened),
             (None, Origin::HostPath { allowed, below, .. }) => make_host_path(allowed, below.as_ref()),
             (None, from) => sandboxes.open(from),
         };
-        opened.and_then(|opened| opened.propagating_to(attachment)).map_err(|error| attachment.named(error))
+        let usable = |opened: Opened| {
+            process.as_ref().map_or(Ok(()), |process| check_label(job, process, attachment, &opened)).map(|()| opened)
+        };
+        opened
+            .and_then(usable)
+            .and_then(|opened| opened.propagating_to(attachment))
+            .map_err(|error| attachment.named(error))
     };
     plan.attachments.iter().zip(found).map(complete).collect()
+}
+
+/// Refuses what SELinux would keep the container out of: it would run without what it asked for.
+fn check_label(job: &Job<'_>, process: &Context, attachment: &Attachment, opened: &Opened) -> Result<()> {
+    let read_only = matches!(attachment.how, How::Mount { attributes, .. } if attributes.read_only);
+    // A mount that was made for the container has its label.
+    let found = if opened.is_mount() { None } else { host::examine(process, opened.fd(), &opened.stat, !read_only) };
+    let Some((fault, enforced)) = found else { return Ok(()) };
+    let exclusive = matches!(attachment.from, Origin::Volume { shared: false, .. });
+    let mut remedy = fault.chcon(exclusive, &opened.to_relabel(job, attachment));
+    if let Origin::HostPath { .. } = attachment.from {
+        remedy.push_str(", if the host itself does not need the label; else --security-opt label=disable");
+    }
+    if enforced {
+        return Err(Error::new(Cause::Label, fault.what).remedy(remedy));
+    }
+    log::warn!("{}: {}, once SELinux is not permissive any more; {remedy}", attachment.label, fault.what);
+    Ok(())
 }
 
 fn open_volume(job: &mut Job<'_>, from: &Origin) -> Result<Opened> {
@@ -291,7 +318,7 @@ fn open_entry(allowed: &str) -> Result<OwnedFd> {
 }
 
 fn open_secret(job: &Job<'_>, path: &Path) -> Result<Opened> {
-    let mount = secret::mount(path, job.user()?, job.home)?;
+    let mount = secret::mount(path, job.user()?, job.home, job.bundle.mount_label.as_deref())?;
     Ok(Opened { stat: stat(&mount)?, what: What::Detached(mount), propagates: false })
 }
 
@@ -396,6 +423,16 @@ impl Opened {
         // One that was made for this container had another name when it was opened.
         let path = self.volume_path().or_else(|| sys::path_of(proc_fds, self.fd()).ok().map(PathBuf::from));
         path.unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Where the label is to be changed. What is made for one container has it from the directory in which it is made.
+    fn to_relabel(&self, job: &Job<'_>, attachment: &Attachment) -> String {
+        let path = match (self.volume(), &attachment.from) {
+            (Some(Volume { found, unnamed: Some(_), .. }), _) => found.disk.path().join("volumes"),
+            (Some(_), _) | (None, Origin::HostPath { .. }) => return self.host_path(job.proc_fds),
+            _ => sandbox::all(&job.config.work_dir),
+        };
+        path.to_string_lossy().into_owned()
     }
 
     /// The administrator's directory in which the volume lies. What is below is the user's to arrange.

@@ -117,7 +117,7 @@ impl<'c> Place<'c> {
     /// Mounts something below the volume, as a host does with a disk.
     pub fn mount(&self) -> Result<()> {
         let doing = || "nothing can be mounted below the volume".to_owned();
-        let tree = sys::memory_filesystem(MountAttributes::default()).because(Cause::Doctor, doing)?;
+        let tree = sys::memory_filesystem(MountAttributes::default(), None).because(Cause::Doctor, doing)?;
         write(&tree, probe::FROM_HOST, "")?;
         sys::open_place(&self.volume.fd, Path::new(probe::LATER), Resolve::BeneathNoLinks)
             .and_then(|place| sys::move_mount(&tree, place))

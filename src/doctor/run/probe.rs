@@ -60,5 +60,5 @@ fn arrived(nonce: &str) -> Result<(), String> {
 
 fn mount() -> sys::Result<()> {
     let place = sys::open_place(sys::cwd(), &Path::new(VOLUME).join(INSIDE), Resolve::NoLinks)?;
-    sys::move_mount(sys::memory_filesystem(MountAttributes::default())?, place)
+    sys::move_mount(sys::memory_filesystem(MountAttributes::default(), None)?, place)
 }
