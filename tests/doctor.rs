@@ -8,6 +8,8 @@ mod mesos;
 #[allow(dead_code)]
 #[path = "common/podman.rs"]
 mod podman;
+#[path = "common/selinux.rs"]
+mod selinux;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -97,8 +99,8 @@ impl Clean {
     }
 
     /// A bundle where podman keeps them.
-    fn bundle(&self, spec: &Value) {
-        let directory = self.path("storage/overlay-containers/0123456789abcdef/userdata");
+    fn bundle(&self, id: &str, spec: &Value) {
+        let directory = self.path("storage/overlay-containers").join(id).join("userdata");
         fs::create_dir_all(&directory).unwrap();
         fs::write(directory.join("config.json"), spec.to_string()).unwrap();
     }
@@ -546,6 +548,36 @@ const FAULTS: &[Fault] = &[
         },
     },
     Fault {
+        check: "volume-label",
+        place: "volumes/roles/default/db",
+        remedy: "chcon -R -t container_file_t -l s0 /",
+        plant: |clean| {
+            selinux::turn_on("1");
+            for (volume, label) in
+                [("db", "var_lib_t:s0"), ("a", "container_file_t:s0:c8,c9"), ("b", "container_ro_file_t")]
+            {
+                selinux::label(&clean.lab.volume(volume), &format!("system_u:object_r:{label}"));
+            }
+        },
+    },
+    Fault {
+        check: "apparmor-profile",
+        place: "0123456789abcdef/userdata/config.json",
+        remedy: "apparmor_parser -r",
+        plant: |clean| {
+            tmpfs(Path::new("/sys/kernel/security"), MsFlags::empty());
+            fs::create_dir("/sys/kernel/security/apparmor").unwrap();
+            fs::write("/sys/kernel/security/apparmor/profiles", "web (enforce)\n").unwrap();
+            for (id, profile) in [("0123456789abcdef", "wep"), ("1123456789abcdef", "web")] {
+                let mut spec = spec();
+                spec["annotations"] = json!({ "io.fs-isolator.volumes": "db:data" });
+                spec["hooks"] = json!({ "prestart": [{ "path": "/usr/libexec/oci/hooks.d/fs-isolator-prestart" }] });
+                spec["process"]["apparmorProfile"] = json!(profile);
+                clean.bundle(id, &spec);
+            }
+        },
+    },
+    Fault {
         check: "container-without-hook",
         place: "0123456789abcdef/userdata/config.json",
         remedy: "podman restart",
@@ -553,7 +585,7 @@ const FAULTS: &[Fault] = &[
             let mut spec = spec();
             spec["annotations"] = json!({ "io.fs-isolator.volumes": "db:data" });
             spec["hooks"] = json!({ "prestart": [{ "path": "/usr/bin/other" }] });
-            clean.bundle(&spec);
+            clean.bundle("0123456789abcdef", &spec);
         },
     },
     Fault {

@@ -1,5 +1,5 @@
-//! Containers of podman and CRI-O that ask for volumes, and whose configuration has no hook of this project: they were made
-//! while the hooks were not there, and nothing tells.
+//! Containers of podman and CRI-O that ask for volumes. Those whose configuration has no hook of this project were made while
+//! the hooks were not there, and nothing tells; those whose AppArmor profile is gone do not start any more.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -12,12 +12,16 @@ use crate::container::{Manager, bundle};
 use crate::hook::stage::Stage;
 use crate::{read, request};
 
+/// The AppArmor profiles that the kernel has; the file is there where AppArmor is on.
+const PROFILES: &str = "/sys/kernel/security/apparmor/profiles";
+
 /// Looks at every bundle below the managers' directories.
 pub fn examine(config: &Config, findings: &mut Vec<Finding>) {
+    let profiles = std::fs::read_to_string(PROFILES).ok();
     for (manager, directory) in config.manager_directories().filter(|(manager, _)| *manager != Manager::Local) {
         for driver in entries(directory).filter(|path| path.to_string_lossy().ends_with("-containers")) {
             for container in entries(&driver) {
-                one(manager, &container, findings);
+                one(manager, &container, profiles.as_deref(), findings);
             }
         }
     }
@@ -30,7 +34,7 @@ fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {
     paths.into_iter()
 }
 
-fn one(manager: Manager, container: &Path, findings: &mut Vec<Finding>) {
+fn one(manager: Manager, container: &Path, profiles: Option<&str>, findings: &mut Vec<Finding>) {
     let path = container.join("userdata/config.json");
     let id = container.file_name().unwrap_or_default().to_string_lossy();
     let text = std::fs::File::open(&path).ok().and_then(|file| read::at_most(file, bundle::LARGEST).ok());
@@ -42,8 +46,22 @@ fn one(manager: Manager, container: &Path, findings: &mut Vec<Finding>) {
         let path = hook.get("path").and_then(Value::as_str).map(Path::new);
         path.and_then(Path::file_name).is_some_and(|name| name == Stage::Prestart.program())
     });
+    let short = id.get(..12).unwrap_or(&id);
+    let profile = spec.pointer("/process/apparmorProfile").and_then(Value::as_str);
+    if let (true, Some(profile), Some(profiles)) = (asks, profile, profiles)
+        && let Some(missing) = not_loaded(profile, profiles)
+    {
+        findings.push(
+            Finding::new(
+                Check::AppArmorProfile,
+                format!("the AppArmor profile {missing:?} of container {short} is not loaded"),
+                path.display(),
+            )
+            .why("the runtime does not start it, whatever its volumes are")
+            .remedy("apparmor_parser -r the profile's file, below /etc/apparmor.d as a rule"),
+        );
+    }
     if asks && !has_hook {
-        let short = id.get(..12).unwrap_or(&id);
         findings.push(
             Finding::new(
                 Check::ContainerWithoutHook,
@@ -58,5 +76,35 @@ fn one(manager: Manager, container: &Path, findings: &mut Vec<Finding>) {
                 _ => "mend the hooks first, save its data, then delete the pod so that it is made anew".to_owned(),
             }),
         );
+    }
+}
+
+/// The part of a profile that the kernel does not have. Engines load their own themselves; what is in a namespace of AppArmor's
+/// stands in another list.
+fn not_loaded<'p>(profile: &'p str, profiles: &str) -> Option<&'p str> {
+    const OF_ENGINES: [&str; 3] = ["unconfined", "containers-default-", "crio-default"];
+    let is_loaded =
+        |name: &str| profiles.lines().any(|line| line.rsplit_once(" (").is_some_and(|(one, _)| one == name));
+    let is_known = |name: &str| {
+        name.is_empty() || name.starts_with(':') || OF_ENGINES.iter().any(|engine| name.starts_with(engine))
+    };
+    profile.split("//&").find(|name| !is_known(name) && !is_loaded(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::not_loaded;
+
+    #[test]
+    fn profiles_are_found_by_their_whole_names() {
+        let profiles = "/usr/bin/man (enforce)\nweb (complain)\nmy box (enforce)\n";
+        for loaded in ["", "unconfined", "web", "my box", "web//&my box", ":ns:x", "containers-default-0.50.1"] {
+            assert_eq!(not_loaded(loaded, profiles), None, "{loaded}");
+        }
+        for (profile, missing) in
+            [("we", "we"), ("web (complain)", "web (complain)"), ("web//&db", "db"), ("box", "box")]
+        {
+            assert_eq!(not_loaded(profile, profiles), Some(missing));
+        }
     }
 }

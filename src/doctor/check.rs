@@ -121,12 +121,16 @@ checks! {
         "see the finding";
     VolumeReachable "volume-reachable" "other users of the host can reach a volume, and setuid files that a container left there"
         "chmod o-rwx it";
+    VolumeLabel "volume-label" "the SELinux label of a volume keeps every container out that has a label of its own"
+        "chcon -R -t container_file_t -l s0 it, and semanage fcontext so that it stays";
     MesosAgent "mesos-agent-running" "a Mesos agent is running on work_dir"
         "stop the agent";
     MesosLeftover "mesos-leftover" "a Mesos agent left a mount in a sandbox, which keeps a volume busy"
         "fs-isolator adopt --detach";
     ContainerWithoutHook "container-without-hook" "a container asks for volumes, and was made while the hooks were missing"
         "mend the hooks, save its data, and make it anew";
+    AppArmorProfile "apparmor-profile" "the AppArmor profile of a container that asks for volumes is not loaded, and runtimes do not start it"
+        "apparmor_parser -r the profile's file";
     Record "record" "a record cannot be read"
         "fs-isolator reconcile, or what the finding says";
     StaleRecord "stale-record" "a container has ended, and its hooks have not come"

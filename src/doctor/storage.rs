@@ -11,6 +11,7 @@ use crate::error::{Because, Cause};
 use crate::me::me;
 use crate::mesos::{agent, leftovers};
 use crate::plan::DiskChoice;
+use crate::selinux::{Context, host};
 use crate::sys;
 use crate::trusted::{self, Missing};
 use crate::volume::{self, Disk, Disks};
@@ -132,7 +133,22 @@ fn volumes(disks: &Disks<'_>, findings: &mut Vec<Finding>) {
             findings.push(Finding::of(Check::Volume, fault, "disks"));
         }
     }
+    // Of any container: one with every category.
+    let process = Context::parse("system_u:system_r:container_t:s0-s0:c0.c1023").ok();
     for found in &listed {
+        let label = process.as_ref().and_then(|process| host::examine(process, &found.fd, &found.stat, false));
+        if let Some((fault, _)) = label {
+            let path = found.path();
+            let remedy = fault.chcon(false, &path.to_string_lossy());
+            findings.push(
+                Finding::new(Check::VolumeLabel, fault.what, path.display())
+                    .why(format!(
+                        "while SELinux enforces, containers are refused it with exit code {}",
+                        Cause::Label.code()
+                    ))
+                    .remedy(format!("{remedy}; docs/security-model.md tells how it stays")),
+            );
+        }
         if found.is_reachable().unwrap_or(false) {
             let path = found.path();
             let what = format!("other users of this host can reach it (mode {:04o})", found.stat.permissions());
