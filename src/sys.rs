@@ -155,6 +155,7 @@ impl fmt::Display for Quoted<'_> {
 
 /// Identity of a file: what a path string can never prove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[cfg_attr(test, derive(Default))]
 pub struct FileId {
     /// Device number, as `makedev` packs it.
     pub dev: u64,
@@ -182,6 +183,7 @@ pub struct MountId {
 
 /// What statx(2) tells of a file and of the mount it was reached through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(test, derive(Default))]
 pub struct Stat {
     /// Device and inode.
     pub id: FileId,

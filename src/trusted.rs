@@ -235,21 +235,10 @@ fn fault(stat: &Stat, me: &Me) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::FileId;
 
     #[test]
     fn only_root_may_write() {
-        let stat = |uid, mode| Stat {
-            id: FileId { dev: 0, ino: 0 },
-            mount: sys::MountId::default(),
-            mode,
-            uid,
-            gid: 7,
-            mount_root: false,
-            born: 0,
-            size: 0,
-            links: 1,
-        };
+        let stat = |uid, mode| Stat { mode, uid, gid: 7, ..Stat::default() };
         let root = Me { user: None, uid: 0, gid: 0, in_namespace: false };
         assert_eq!(fault(&stat(0, 0o040_755), &root), None);
         assert_eq!(fault(&stat(0, 0o100_640), &root), None);
@@ -275,17 +264,7 @@ mod tests {
 
     #[test]
     fn a_directory_of_somebody_lets_somebody_pass() {
-        let stat = |uid, gid, mode| Stat {
-            id: FileId { dev: 0, ino: 0 },
-            mount: sys::MountId::default(),
-            mode,
-            uid,
-            gid,
-            mount_root: false,
-            born: 0,
-            size: 0,
-            links: 1,
-        };
+        let stat = |uid, gid, mode| Stat { mode, uid, gid, ..Stat::default() };
         for (uid, gid, mode, passes) in [
             (0, 0, 0o750, false),
             (0, 0, 0o711, true),

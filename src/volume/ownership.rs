@@ -74,20 +74,9 @@ pub fn decide(facts: Facts<'_>) -> Result<Action> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::FileId;
 
     fn root(uid: u32, gid: u32) -> Stat {
-        Stat {
-            id: FileId { dev: 0, ino: 0 },
-            mount: crate::sys::MountId::default(),
-            mode: 0o040_750,
-            uid,
-            gid,
-            mount_root: false,
-            born: 0,
-            size: 0,
-            links: 1,
-        }
+        Stat { mode: 0o040_750, uid, gid, ..Stat::default() }
     }
 
     fn action(rule: Ownership, user: (u32, u32), mapped: bool, owner: (u32, u32), others: bool) -> Action {

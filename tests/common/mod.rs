@@ -38,7 +38,7 @@ pub fn leases() -> Vec<String> {
 }
 
 /// Runs a test with each runtime, on a shared host.
-pub fn each(test: fn(Runtime)) {
+pub fn each(test: impl Fn(Runtime) + Copy + Send + 'static) {
     for runtime in RUNTIMES {
         on(Host::Shared, move || test(runtime));
     }
