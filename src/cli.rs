@@ -77,7 +77,7 @@ enum Verb {
     /// Show what a container's hooks had to say
     Logs(logs::Arguments),
     /// List the containers that have something, and what they hold
-    Status,
+    Status(status::Arguments),
     /// Tell what containers get and give up, and what is refused, as it happens
     Watch(watch::Arguments),
     /// Print figures for Prometheus
@@ -143,7 +143,7 @@ fn run(cli: &Cli) -> Result<()> {
         Verb::Reconcile => maintain::reconcile(&config()?, cli.json),
         Verb::Gc => maintain::gc(&config()?, cli.json),
         Verb::Logs(arguments) => logs::run(arguments, &config()?, cli.json),
-        Verb::Status => status::run(&config()?, cli.json),
+        Verb::Status(arguments) => status::run(arguments, &config()?, cli.json),
         Verb::Watch(arguments) => watch::run(arguments, &config()?, cli.json),
         Verb::Metrics(arguments) => metrics::run(arguments, &config()?, cli.json),
         Verb::Inspect(arguments) => inspect::run(arguments, &config()?, cli.json),

@@ -102,6 +102,55 @@ fn usage_counts_each_file_once_and_crosses_nothing() {
 }
 
 #[test]
+fn status_tells_at_once_what_a_disk_knows_and_counts_on_request() {
+    on(Host::Shared, || {
+        let lab = Lab::new("filesystem/linux");
+        let root = lab.dir.join("nvme");
+        tmpfs(&root, MsFlags::empty());
+        fs::set_permissions(&root, PermissionsExt::from_mode(0o755)).unwrap();
+        let disk = json!([{ "name": "nvme", "type": "MOUNT", "mount": { "root": root } }]);
+        lab.configure(json!({ "isolation": "filesystem/linux", "disks": disk }));
+        fs::write(lab.volume("db").join("file"), vec![1; 1 << 20]).unwrap();
+        lab.cli(&["volume", "create", "--disk", "nvme", "fast"]).ok();
+        fs::write(root.join("file"), vec![1; 3 << 20]).unwrap();
+        let mut web = lab.container(Runtime::Runc, "web");
+        web.ask("db:/srv/db;fast:/srv/fast;sandbox=tmp:/srv/tmp").start("sleep 1000");
+        let usage = |arguments: &[&str]| {
+            let seen = json_of(lab.cli(&[arguments, &["--json"]].concat()));
+            let volumes =
+                if arguments[0] == "inspect" { &seen["containers"][0]["volumes"] } else { &seen[0]["volumes"] };
+            let of = |target: &str| {
+                let found = volumes.as_array().unwrap().iter().find(|volume| volume["target"] == target);
+                found.unwrap()["usage"].clone()
+            };
+            assert!(of("/srv/tmp").is_null(), "a sandbox is no volume: {seen:#}");
+            (of("/srv/db"), of("/srv/fast"))
+        };
+        for arguments in [&["status"][..], &["inspect", "web"]] {
+            let (db, fast) = usage(arguments);
+            assert!(db.is_null() && fast["files"].is_null() && fast["bytes"].as_u64() >= Some(3 << 20), "{db} {fast}");
+            let (db, fast) = usage(&[arguments, &["--usage"]].concat());
+            assert_eq!(db["files"], 2);
+            assert!(db["bytes"].as_u64() >= Some(1 << 20) && fast["files"].is_null(), "{db} {fast}");
+        }
+        // No file is looked at unless that is asked for.
+        let looks = |arguments: &[&str]| {
+            let config = lab.config();
+            let all = [&["-f", "-e", "trace=openat2", CLI, "--config", config.to_str().unwrap()], arguments];
+            run("strace", &all.concat()).ok().err.lines().filter(|line| line.contains("\"file\"")).count()
+        };
+        assert_eq!((looks(&["status"]), looks(&["status", "--usage"])), (0, 1));
+        let text = lab.cli(&["status", "--usage"]).ok();
+        assert!(text.out.contains("    used  3.0 MiB\n") && text.out.contains("MiB in 2 files"), "{}", text.out);
+        fits(&text);
+        // A directory that only has the volume's name now is another.
+        fs::rename(lab.volume_path("default", "db"), lab.dir.join("away")).unwrap();
+        fs::create_dir(lab.volume_path("default", "db")).unwrap();
+        assert!(usage(&["status", "--usage"]).0.is_null());
+    });
+}
+
+#[test]
 fn the_nearest_right_name_is_suggested_to_those_who_may_know_it() {
     on(Host::Private, || {
         let lab = Lab::new("filesystem/linux");
@@ -175,7 +224,8 @@ fn tables_fit_80_columns() {
         let mut container = lab.container(Runtime::Runc, name);
         container.ask(&format!("{id}:/a/path/that/is/quite/long/and/goes/on/and/on/and/on:role={role}"));
         container.start("sleep 1000");
-        for arguments in [&["explain"][..], &["volume", "list"], &["volume", "list", "--usage"], &["status"], &["logs"]]
+        for arguments in
+            [&["explain"][..], &["volume", "list"], &["volume", "list", "--usage"], &["status", "--usage"], &["logs"]]
         {
             fits(&lab.cli(arguments).ok());
         }

@@ -24,7 +24,7 @@ pub struct Arguments {
     /// The disk the volume lies on
     #[arg(long)]
     disk: Option<String>,
-    /// Count what the volume takes on disk, which takes as long as it has files
+    /// Count what volumes take on disk, which takes as long as they have files
     #[arg(long)]
     usage: bool,
     #[command(flatten)]
@@ -73,7 +73,9 @@ pub fn run(arguments: &Arguments, config: &Config, json: bool) -> Result<()> {
             true => shown.container == arguments.name,
             false => !arguments.name.is_empty() && shown.container.starts_with(&arguments.name),
         };
-        for shown in all.into_iter().filter(is_it) {
+        let mut all: Vec<status::Shown> = all.into_iter().filter(is_it).collect();
+        status::add_usage(all.iter_mut(), arguments.usage, config);
+        for shown in all {
             containers.push(Container::of(shown, config)?);
         }
     }

@@ -1,20 +1,35 @@
 //! `fs-isolator status`: the containers that have something, and what.
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
 use std::path::Path;
 
+use clap::Args;
 use serde::Serialize;
 
 use super::show::{self, WIDTH, fit};
 use crate::clock;
+use crate::config::disks::Kind;
 use crate::config::{Config, Isolator};
 use crate::container::{Identity, Manager};
 use crate::error::{Because, Cause, Result};
 use crate::init::{Life, boot_id};
 use crate::lease::{Lease, Leases};
-use crate::record::{Attached, Header, Line, Record};
+use crate::plan::DiskChoice;
+use crate::record::{Attached, Header, Line, Record, VolumeRecord};
 use crate::runtime_dir::{Open, RuntimeDir};
+use crate::sys::FileId;
 use crate::tree;
+use crate::volume::usage::{self, Usage};
+use crate::volume::{self, Disks};
+
+/// Arguments.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Count what each volume takes on disk, which takes as long as it has files
+    #[arg(long)]
+    usage: bool,
+}
 
 /// One container.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
@@ -81,14 +96,20 @@ struct Volume {
     propagation: Option<&'static str>,
     /// How it holds the volume; `null` for what nobody holds.
     held: Option<&'static str>,
+    /// What the volume takes on disk: known of a MOUNT disk, elsewhere where that was asked for.
+    usage: Option<Usage>,
+    /// The persistent volume that it is.
+    #[serde(skip)]
+    volume: Option<VolumeRecord>,
 }
 
 /// Runs the verb.
 ///
 /// # Errors
 /// [`Cause::RuntimeDir`], [`Cause::ConfigUnsafe`].
-pub fn run(config: &Config, json: bool) -> Result<()> {
-    let all = all(config)?;
+pub fn run(arguments: &Arguments, config: &Config, json: bool) -> Result<()> {
+    let mut all = all(config)?;
+    add_usage(all.iter_mut(), arguments.usage, config);
     if json { show::json(&all) } else { show::lines(&text(&all)) }
 }
 
@@ -102,6 +123,31 @@ pub fn all(config: &Config) -> Result<Vec<Shown>> {
     others(&mut all, &leases)?;
     all.sort_by(|a, b| (&a.container, &a.bundle).cmp(&(&b.container, &b.bundle)));
     Ok(all)
+}
+
+/// Adds what volumes take on disk: those that are a filesystem of their own, which knows; the others are `counted` only
+/// where that was asked for.
+pub fn add_usage<'s>(all: impl Iterator<Item = &'s mut Shown>, counted: bool, config: &Config) {
+    let disks = Disks::new(config);
+    // Several containers may hold one.
+    let mut known: HashMap<FileId, Option<Usage>> = HashMap::new();
+    for shown in all.flat_map(|shown| &mut shown.volumes) {
+        let Some(volume) = &shown.volume else { continue };
+        let knows = config.disks.iter().any(|disk| disk.name == volume.disk && disk.kind == Kind::Mount);
+        if counted || knows {
+            shown.usage = *known.entry(volume.file).or_insert_with(|| usage_of(volume, &disks));
+        }
+    }
+}
+
+fn usage_of(volume: &VolumeRecord, disks: &Disks<'_>) -> Option<Usage> {
+    let find = || volume::find(disks, &DiskChoice::One(volume.disk.clone()), &volume.role, &volume.id);
+    // What has its name now may be another's.
+    let found = find().map(|found| found.filter(|found| found.stat.id == volume.file));
+    found.and_then(|found| found.as_ref().map(usage::of).transpose()).unwrap_or_else(|fault| {
+        eprintln!("fs-isolator: {}", fault.volume(&volume.id));
+        None
+    })
 }
 
 fn recorded(config: &Config, leases: &[Lease]) -> Result<Vec<Shown>> {
@@ -150,6 +196,8 @@ fn of_record(header: &Header, record: &Record, leases: &[Lease]) -> Result<Shown
             _ => "private",
         }),
         held: held(attached),
+        usage: None,
+        volume: attached.volume.clone(),
     });
     Ok(Shown {
         container: header.id.clone(),
@@ -190,6 +238,8 @@ fn others(all: &mut Vec<Shown>, leases: &[Lease]) -> Result<()> {
             mode: None,
             propagation: None,
             held: Some(how(lease)),
+            usage: None,
+            volume: None,
         };
         if let Some(shown) = all.iter_mut().find(|shown| is_it(shown)) {
             shown.volumes.push(volume);
@@ -249,6 +299,7 @@ pub fn text(all: &[Shown]) -> Vec<String> {
             let line =
                 format!("  {label:<22}  {target:<28}  {mode:<2}  {propagation:<7}  {}", volume.held.unwrap_or(""));
             lines.push(line.trim_end().to_owned());
+            lines.extend(volume.usage.map(|usage| format!("    used  {usage}")));
         }
         for (name, path) in [("sandbox", &shown.sandbox), ("pod's", &shown.pod_sandbox)] {
             lines.extend(path.as_ref().map(|path| format!("  {name}  {}", fit(path, WIDTH - 4 - name.len()))));

@@ -402,10 +402,7 @@ impl Shown {
     }
 
     fn used(&self) -> String {
-        let more = |usage: &Usage| if usage.complete { "" } else { "+" };
-        self.usage
-            .as_ref()
-            .map_or_else(|| "-".to_owned(), |usage| format!("{}{}", usage::shown(usage.bytes), more(usage)))
+        self.usage.as_ref().map_or_else(|| "-".to_owned(), Usage::size)
     }
 
     fn sharing(&self) -> &'static str {
@@ -526,8 +523,7 @@ pub fn describe(shown: &Shown, config: &Config) -> Vec<String> {
         format!("shared     {}", if shown.shared.is_none() { "as each container asks" } else { shown.sharing() }),
     ];
     if let Some(usage) = &shown.usage {
-        let files = usage.files.map_or_else(String::new, |files| format!(" in {files} files"));
-        lines.push(format!("used       {}{files}", shown.used()));
+        lines.push(format!("used       {usage}"));
     }
     if shown.held_by.is_empty() {
         lines.push("held by    nobody".to_owned());

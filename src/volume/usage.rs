@@ -28,6 +28,21 @@ pub struct Usage {
     pub complete: bool,
 }
 
+impl Usage {
+    /// The bytes, for people; with a `+` where there may be more.
+    #[must_use]
+    pub fn size(&self) -> String {
+        format!("{}{}", shown(self.bytes), if self.complete { "" } else { "+" })
+    }
+}
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.size())?;
+        self.files.map_or(Ok(()), |files| write!(f, " in {files} files"))
+    }
+}
+
 /// Counts. A MOUNT disk is a filesystem of its own, which knows; elsewhere all files are walked, which takes as long as
 /// there are.
 ///
@@ -91,7 +106,7 @@ impl Walk {
 
 /// Bytes for people, in the units of ls(1) and du(1).
 #[must_use]
-pub fn shown(bytes: u64) -> String {
+fn shown(bytes: u64) -> String {
     let mut value = bytes as f64;
     for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
         if value < 1024.0 || unit == "TiB" {
