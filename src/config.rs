@@ -318,15 +318,18 @@ pub const KEYS: [&str; 23] = [
     "volume_gid_range",
 ];
 
-/// The keys of entries of `host_paths` and `secrets`, and of `default_container_info`.
-#[cfg(test)]
-pub(crate) fn inner_keys() -> [(&'static str, &'static [&'static str]); 3] {
-    [
-        ("host_paths", &host_paths::KEYS),
-        ("secrets", &secrets::KEYS),
-        ("default_container_info", &default_container::KEYS),
-    ]
-}
+/// Keys of the objects below keys, in lists or not, by the way to them.
+pub(crate) const BELOW: [(&[&str], &[&str]); 9] = [
+    (&["host_paths"], &host_paths::KEYS),
+    (&["secrets"], &secrets::KEYS),
+    (&["default_container_info"], &default_container::KEYS),
+    (&["disks"], &disks::KEYS),
+    (&["disks", "path"], &disks::ROOT_KEYS),
+    (&["disks", "mount"], &disks::ROOT_KEYS),
+    (&["authorization"], &authorization::KEYS),
+    (&["authorization", "allow"], &authorization::RULE_KEYS),
+    (&["authorization", "deny"], &authorization::RULE_KEYS),
+];
 
 /// The configuration of fs-isolator, mostly /etc/fs-isolator/config.json.
 #[derive(Deserialize, schemars::JsonSchema)]
@@ -426,9 +429,15 @@ impl Config {
         let invalid = |what: String| Error::new(Cause::ConfigInvalid, what);
         let object: Map<String, Value> = serde_json::from_slice(text)
             .map_err(|error| invalid(format!("the configuration is not a JSON object: {error}")))?;
-        check_keys(&object, &KEYS)?;
-        let file: File = serde_json::from_value(Value::Object(object))
-            .map_err(|error| invalid(format!("the configuration has a value of a wrong type: {error}")))?;
+        check_keys("", &object, &KEYS)?;
+        let file: File = serde_json::from_value(Value::Object(object)).map_err(|error| {
+            // Looked for now only: a configuration that is right costs no hook a second look.
+            let unknown = serde_json::from_slice(text).map(|object| check_below(&object));
+            match unknown {
+                Ok(Err(unknown)) => unknown,
+                _ => invalid(format!("the configuration has a value of a wrong type: {error}")),
+            }
+        })?;
         file.check()
     }
 
@@ -490,10 +499,31 @@ impl Config {
     }
 }
 
-fn check_keys(object: &Map<String, Value>, known: &[&str]) -> Result<()> {
+/// Checks the keys of what lies below keys.
+fn check_below(configuration: &Value) -> Result<()> {
+    for (way, known) in BELOW {
+        let objects = below(configuration, way);
+        objects.into_iter().try_for_each(|object| check_keys(&way.join("."), object, known))?;
+    }
+    Ok(())
+}
+
+/// The objects to which a way of keys leads, through lists too.
+fn below<'v>(value: &'v Value, way: &[&str]) -> Vec<&'v Map<String, Value>> {
+    match (value, way) {
+        (Value::Array(list), _) => list.iter().flat_map(|one| below(one, way)).collect(),
+        (Value::Object(object), []) => vec![object],
+        (Value::Object(object), [key, rest @ ..]) => object.get(*key).map_or_else(Vec::new, |next| below(next, rest)),
+        _ => Vec::new(),
+    }
+}
+
+/// Checks the keys of an object; the configuration itself has an empty place.
+fn check_keys(place: &str, object: &Map<String, Value>, known: &[&str]) -> Result<()> {
     for key in object.keys() {
         if !known.contains(&key.as_str()) {
-            let error = Error::new(Cause::ConfigInvalid, format!("the configuration has the unknown key {key:?}"));
+            let place = if place.is_empty() { "the configuration".to_owned() } else { format!("{place:?}") };
+            let error = Error::new(Cause::ConfigInvalid, format!("{place} has the unknown key {key:?}"));
             return Err(match nearest(key, known.iter().copied()) {
                 Some(name) => error.remedy(format!("did you mean {name:?}?")),
                 None => error,
@@ -534,7 +564,11 @@ impl File {
         }
         for (name, paths) in self.managers.unwrap_or_default() {
             let Some(manager) = Manager::ALL.into_iter().find(|manager| manager.name() == name) else {
-                return Err(invalid(format!("\"managers\" names {name:?}, and cri-o, podman and local are possible")));
+                let what = format!("\"managers\" names {name:?}, and cri-o, podman and local are possible");
+                return Err(match nearest(&name, Manager::ALL.map(Manager::name)) {
+                    Some(near) => invalid(what).remedy(format!("did you mean {near:?}?")),
+                    None => invalid(what),
+                });
             };
             let paths = paths.into_iter().map(|path| absolute("managers", path)).collect::<Result<_>>()?;
             config.managers.insert(manager, paths);
@@ -623,7 +657,7 @@ fn absolute(key: &str, path: PathBuf) -> Result<PathBuf> {
 
 /// Reads an entry of a list, which has these keys.
 fn entry<T: serde::de::DeserializeOwned>(list: &str, keys: &[&str], entry: Map<String, Value>) -> Result<T> {
-    check_keys(&entry, keys)?;
+    check_keys(list, &entry, keys)?;
     serde_json::from_value(Value::Object(entry))
         .map_err(|error| Error::new(Cause::ConfigInvalid, format!("{list:?} has an entry that is not valid: {error}")))
 }
@@ -691,6 +725,33 @@ mod tests {
         let error = Config::parse(br#"{"work_dirs": "/x"}"#).unwrap_err();
         assert_eq!(error.cause(), Cause::ConfigInvalid);
         assert!(error.to_string().contains("did you mean \"work_dir\"?"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_key_below_another_is_refused_with_its_place_and_the_nearest() {
+        for (text, place, near) in [
+            (r#"{"host_paths":[{"path":"/x","roles":[],"modes":"RO"}]}"#, "host_paths", "mode"),
+            (r#"{"secrets":[{"name":"x","paht":"/x","roles":[]}]}"#, "secrets", "path"),
+            (r#"{"default_container_info":{"type":"MESOS","volume":[]}}"#, "default_container_info", "volumes"),
+            (r#"{"disks":[{"name":"a","type":"PATH","pth":{"root":"/x"}}]}"#, "disks", "path"),
+            (r#"{"disks":[{"name":"a","type":"PATH","path":{"rooot":"/x"}}]}"#, "disks.path", "root"),
+            (r#"{"disks":[{"name":"a","type":"MOUNT","mount":{"Root":"/x"}}]}"#, "disks.mount", "root"),
+            (r#"{"authorization":{"alow":[]}}"#, "authorization", "allow"),
+            (r#"{"authorization":{"allow":[{"identity":"root","role":["a"]}]}}"#, "authorization.allow", "roles"),
+            (r#"{"authorization":{"deny":[{"identiy":"root","roles":["a"]}]}}"#, "authorization.deny", "identity"),
+        ] {
+            let error = Config::parse(text.as_bytes()).unwrap_err();
+            assert_eq!(error.cause(), Cause::ConfigInvalid, "{text}");
+            let said = error.to_string();
+            assert!(said.contains(&format!("{place:?} has the unknown key")), "{said}");
+            assert!(said.contains(&format!("did you mean {near:?}?")), "{said}");
+        }
+        let said = Config::parse(br#"{"managers":{"podmann":[]}}"#).unwrap_err().to_string();
+        assert!(said.contains("did you mean \"podman\"?"), "{said}");
+        let said = Config::parse(br#"{"disks":[{"name":"a","xyzzy":1}]}"#).unwrap_err().to_string();
+        assert!(said.contains("\"disks\" has the unknown key \"xyzzy\"") && !said.contains("did you mean"), "{said}");
+        let said = Config::parse(br#"{"disks":[{"name":7}]}"#).unwrap_err().to_string();
+        assert!(said.contains("wrong type"), "{said}");
     }
 
     #[test]

@@ -130,6 +130,12 @@ impl Rule {
     }
 }
 
+/// Keys of the whole.
+pub(super) const KEYS: [&str; 2] = ["allow", "deny"];
+
+/// Keys of a rule.
+pub(super) const RULE_KEYS: [&str; 2] = ["identity", "roles"];
+
 /// Grants and denials.
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -33,7 +33,7 @@ pub(super) struct File {
 /// Checks the key.
 pub(super) fn check(info: &Map<String, Value>, isolation: Isolator) -> Result<DefaultContainer> {
     let invalid = |what: String| Error::new(Cause::ConfigInvalid, format!("\"default_container_info\": {what}"));
-    check_keys(info, &KEYS)?;
+    check_keys("default_container_info", info, &KEYS)?;
     match info.get("type").and_then(Value::as_str) {
         Some("MESOS") => {}
         // mesos.md S2, P3, HP2: no filesystem isolator serves any other.

@@ -35,6 +35,12 @@ pub struct Disk {
     pub root: PathBuf,
 }
 
+/// Keys of an entry.
+pub(super) const KEYS: [&str; 4] = ["name", "type", "path", "mount"];
+
+/// Keys of where it is.
+pub(super) const ROOT_KEYS: [&str; 1] = ["root"];
+
 /// A root for volumes, as in Mesos's `disk.source`.
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]

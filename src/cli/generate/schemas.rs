@@ -155,14 +155,22 @@ mod tests {
         };
         let schema = configuration().to_value();
         assert_eq!(keys(&schema), sorted(&config::KEYS));
-        for (name, known) in config::inner_keys() {
-            let item = schema["properties"][name].pointer("/items/$ref").or_else(|| {
-                let any = schema["properties"][name]["anyOf"].as_array()?;
-                any.iter().find_map(|one| one.get("$ref"))
+        for (way, known) in config::BELOW {
+            let item = way.iter().fold(&schema, |above, name| {
+                let property = &above["properties"][name];
+                let item = property.pointer("/items/$ref").or_else(|| {
+                    let any = property["anyOf"].as_array()?;
+                    any.iter().find_map(|one| one.get("$ref"))
+                });
+                let place = item.and_then(Value::as_str).unwrap_or_else(|| panic!("{way:?} at {name}"));
+                schema.pointer(place.trim_start_matches('#')).unwrap()
             });
-            let item = item.and_then(Value::as_str).and_then(|place| schema.pointer(place.trim_start_matches('#')));
-            assert_eq!(keys(item.unwrap()), sorted(known), "{name}");
+            assert_eq!(keys(item), sorted(known), "{way:?}");
         }
+        // No object below a key is without its row.
+        let objects = schema["$defs"].as_object().unwrap().values().filter(|one| one["additionalProperties"] == false);
+        let rows: std::collections::BTreeSet<_> = config::BELOW.iter().map(|(_, known)| sorted(known)).collect();
+        assert_eq!(objects.map(keys).collect::<std::collections::BTreeSet<_>>(), rows);
         for (key, value) in schema["properties"].as_object().unwrap() {
             assert!(value["description"].is_string(), "{key} has no description");
         }
