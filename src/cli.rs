@@ -28,10 +28,10 @@ mod watch;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Cause, Error, Result};
 
 /// Apache Mesos filesystem isolators and persistent volumes as OCI hooks.
 #[derive(Debug, Parser)]
@@ -87,13 +87,13 @@ enum Verb {
     /// Look for what keeps containers of this host from their volumes, and tell what mends it
     Doctor(doctor::Arguments),
     /// Print the effective configuration
-    Config,
+    Config(ConfigArguments),
     /// Tell what an exit code means
     Explain(explain::Arguments),
     /// Make work_dir a shared mount of its own, so that later mounts of the host below it reach containers
     Host(host::Arguments),
     /// Install the hook executables, then their hooks.d files
-    Install(install::Arguments),
+    Install(install::Install),
     /// Remove the hooks.d files, then the hook executables
     Uninstall(install::Arguments),
     /// Write what is derived from this command: manual pages, completions, JSON schemas
@@ -105,6 +105,24 @@ enum Verb {
     /// Calls a hook and writes down how long it took, for `doctor --run`
     #[command(hide = true)]
     TimeHook(probe::TimeHook),
+}
+
+/// Arguments of `config`.
+#[derive(Debug, Args)]
+struct ConfigArguments {
+    /// Print the request_token, which is not shown otherwise
+    #[arg(long)]
+    token: bool,
+}
+
+impl ConfigArguments {
+    fn run(&self, config: &Config) -> Result<()> {
+        match (self.token, &config.request_token) {
+            (false, _) => show::json(config),
+            (true, Some(token)) => show::lines(&[token]),
+            (true, None) => Err(Error::new(Cause::Usage, "the configuration has no request_token")),
+        }
+    }
 }
 
 /// The command line with its examples, from which parsing, help, manual pages and completions come.
@@ -148,7 +166,7 @@ fn run(cli: &Cli) -> Result<()> {
         Verb::Metrics(arguments) => metrics::run(arguments, &config()?, cli.json),
         Verb::Inspect(arguments) => inspect::run(arguments, &config()?, cli.json),
         Verb::Doctor(arguments) => doctor::run(arguments, file.as_deref(), cli.json),
-        Verb::Config => show::json(&config()?),
+        Verb::Config(arguments) => arguments.run(&config()?),
         Verb::Explain(arguments) => explain::run(arguments, cli.json),
         Verb::Host(arguments) => host::run(arguments, &config()?, cli.json),
         Verb::Install(arguments) => install::install(arguments, file.as_deref(), cli.json),

@@ -394,6 +394,17 @@ pub(crate) struct File {
     allow_remountable_ro: Option<bool>,
 }
 
+/// What stands in a configuration; `None` where there is none.
+///
+/// # Errors
+/// [`Cause::ConfigUnsafe`] where others could change it; [`Cause::ConfigInvalid`] where it cannot be read.
+pub fn text(file: &Path) -> Result<Option<Vec<u8>>> {
+    let Some((fd, stat)) = crate::trusted::open_file(file)? else { return Ok(None) };
+    crate::read::known(fd.into(), &stat, LARGEST)
+        .map(Some)
+        .because(Cause::ConfigInvalid, || format!("{} cannot be read", file.display()))
+}
+
 /// The names of levels, in which capitals and small letters are one.
 fn level_pattern() -> String {
     let any = |c: char| format!("[{}{}]", c.to_ascii_uppercase(), c.to_ascii_lowercase());
@@ -409,14 +420,10 @@ impl Config {
     pub fn load(path: Option<&Path>) -> Result<Config> {
         let default = default_path(me());
         let file = path.unwrap_or(&default);
-        match crate::trusted::open_file(file)? {
+        match text(file)? {
             None if path.is_none() => Ok(Config::default_for(me())),
             None => Err(Error::new(Cause::ConfigInvalid, format!("{} does not exist", file.display()))),
-            Some((fd, stat)) => {
-                let text = crate::read::known(fd.into(), &stat, LARGEST)
-                    .because(Cause::ConfigInvalid, || format!("{} cannot be read", file.display()))?;
-                Config::parse(&text)
-            }
+            Some(text) => Config::parse(&text),
         }
     }
 

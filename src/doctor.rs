@@ -9,7 +9,7 @@ mod kernel;
 mod leftovers;
 mod readers;
 pub mod run;
-mod runtimes;
+pub(crate) mod runtimes;
 mod storage;
 
 use std::path::{Path, PathBuf};

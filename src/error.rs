@@ -76,7 +76,7 @@ causes! {
     31 IdentityForged "the annotations claim an identity that the bundle does not have"
         "remove the annotations; on podman before 4.6 they can come from the image";
     32 Token "the request does not carry the token that the configuration asks for"
-        "put the value of \"request_token\" into the annotation io.fs-isolator.token";
+        "put the value of \"request_token\", which `fs-isolator config --token` prints, into the annotation io.fs-isolator.token";
     33 AnnotationUnknown "an annotation under io.fs-isolator. is unknown"
         "the keys are volumes, volumes.base64, isolation, role, sandbox and token, each with /CONTAINER on CRI-O";
     34 RequestInvalid "the request for volumes is not valid"

@@ -1324,6 +1324,20 @@ pub fn exit(code: u8) -> ! {
     unsafe { libc::_exit(libc::c_int::from(code)) }
 }
 
+/// Fills a buffer with what nobody can guess.
+///
+/// # Errors
+/// Whatever getrandom(2) answers.
+pub fn random(buffer: &mut [u8]) -> Result<()> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        // SAFETY: the kernel writes at most `rest.len()` bytes, into `rest`.
+        let answer = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
+        filled += usize::try_from(Errno::result(answer).named("getrandom", "")?).unwrap_or(0);
+    }
+    Ok(())
+}
+
 /// Sets the umask to 0, so that modes are what they are given as.
 pub fn reset_umask() {
     nix::sys::stat::umask(Mode::empty());

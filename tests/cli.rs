@@ -265,6 +265,57 @@ fn install_puts_executables_first_and_uninstall_takes_them_last() {
     });
 }
 
+#[test]
+fn install_sets_a_token_only_where_podman_takes_annotations_from_images() {
+    on(Host::Private, || {
+        let lab = Lab::new("filesystem/linux");
+        let (path, from) = (lab.dir.join("path"), Path::new(PRESTART).parent().unwrap());
+        fs::create_dir(&path).unwrap();
+        let install = |config: Value, version: Option<&str>, more: &[&str]| {
+            let _ = fs::remove_dir_all(lab.dir.join("hooks.d"));
+            fs::write(lab.config(), config.to_string()).unwrap();
+            fs::set_permissions(lab.config(), PermissionsExt::from_mode(0o644)).unwrap();
+            let _ = fs::remove_file(path.join("podman"));
+            if let Some(version) = version {
+                fs::write(path.join("podman"), format!("#!/bin/sh\necho podman version {version}\n")).unwrap();
+                fs::set_permissions(path.join("podman"), PermissionsExt::from_mode(0o755)).unwrap();
+            }
+            let mut command = std::process::Command::new(CLI);
+            command.arg("--config").arg(lab.config()).arg("install").arg("--from").arg(from);
+            command.arg("--hooks-dir").arg(lab.dir.join("hooks.d")).arg("--bin-dir").arg(lab.dir.join("bin"));
+            let ran = run_with(command.args(more).env("PATH", &path), b"").ok();
+            let after: Value = serde_json::from_slice(&fs::read(lab.config()).unwrap()).unwrap();
+            let mode = fs::metadata(lab.config()).unwrap().mode() & 0o777;
+            (ran.out, after, mode)
+        };
+        let plain = json!({ "isolation": "filesystem/linux", "metrics": true });
+        for (config, version, more) in [
+            (plain.clone(), None, &[][..]),
+            (plain.clone(), Some("4.6.0"), &[]),
+            (plain.clone(), Some("5.2.1"), &[]),
+            (plain.clone(), Some("4.3.1"), &["--no-request-token"]),
+            (json!({ "request_token": null }), Some("4.3.1"), &[]),
+            (json!({ "request_token": "a token of mine and long" }), Some("4.3.1"), &[]),
+        ] {
+            let (said, after, mode) = install(config.clone(), version, more);
+            assert_eq!((&after, mode), (&config, 0o644), "{version:?} {more:?}");
+            assert!(!said.contains("token"), "{said}");
+        }
+        for version in ["4.5.9", "3.4.4"] {
+            let (said, mut after, mode) = install(plain.clone(), Some(version), &[]);
+            let token = after.as_object_mut().unwrap().remove("request_token").unwrap();
+            assert_eq!((&after, mode, token.as_str().unwrap().len()), (&plain, 0o600, 32), "the rest stays");
+            assert!(said.contains(&format!("podman {version} takes annotations")), "{said}");
+        }
+        let (said, after, _) = install(plain, Some("4.3.1"), &["--json"]);
+        let said: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(said["request_token"], json!(lab.config()));
+        assert_eq!(json!(lab.cli(&["config", "--token"]).ok().out.trim()), after["request_token"]);
+        lab.configure(json!({ "isolation": "filesystem/linux" }));
+        assert_eq!(lab.cli(&["config", "--token"]).code, 2);
+    });
+}
+
 /// The names in the order in which a run of the command renames or unlinks them.
 fn strace_order(arguments: &[&str], call: &str) -> Vec<String> {
     let filter = format!("trace=/^{call}");

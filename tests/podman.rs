@@ -245,6 +245,42 @@ fn an_image_cannot_forge_who_it_is() {
     });
 }
 
+// podman of the machine is 4.3.1.
+#[test]
+fn install_sets_a_token_that_images_do_not_know() {
+    each("filesystem/linux", |podman| {
+        podman.lab.volume("db");
+        let (bin, from) = (podman.path("bin"), Path::new(PRESTART).parent().unwrap());
+        let install = |hooks: &Path| {
+            let places = ["--hooks-dir", text(hooks), "--bin-dir", text(&bin), "--from", text(from)];
+            podman.lab.cli(&[&["install"], &places[..]].concat()).ok()
+        };
+        let image = podman.image_with(json!({ "io.fs-isolator.volumes": "db:data" }));
+        let before = fs::read(podman.lab.config()).unwrap();
+        // An upgrade: what runs here asks without one.
+        let said = install(&podman.path("hooks.d"));
+        assert!(said.out.contains("no request_token is set: an upgrade"), "{said:?}");
+        assert_eq!(fs::read(podman.lab.config()).unwrap(), before);
+
+        fs::remove_dir_all(podman.path("hooks.d")).unwrap();
+        let said = install(&podman.path("hooks.d"));
+        assert!(said.out.contains("set request_token in") && said.out.contains("config --token"), "{said:?}");
+        assert_eq!(fs::metadata(podman.lab.config()).unwrap().mode() & 0o777, 0o600);
+        let token = podman.lab.cli(&["config", "--token"]).ok().out.trim().to_owned();
+        assert!(token.len() == 32 && !said.out.contains(&token), "it is in no terminal's history");
+        podman.refused(&podman.run(&["run", "--rm", &image, "echo", "STARTED"]), 32);
+        podman.refused(&podman.ask("db:data", "echo STARTED"), 32);
+        let token = format!("io.fs-isolator.token={token}");
+        podman.shell(&["--annotation", &token, "--annotation", DB], &format!("touch {SANDBOX}/data/n")).ok();
+
+        // Once there is one, it stays.
+        let before = fs::read(podman.lab.config()).unwrap();
+        assert!(!install(&podman.path("other.d")).out.contains("token"));
+        assert_eq!(fs::read(podman.lab.config()).unwrap(), before);
+        podman.assert_clean();
+    });
+}
+
 #[test]
 fn a_user_cannot_forge_who_it_is() {
     each("filesystem/linux", |podman| {

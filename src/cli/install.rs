@@ -4,6 +4,8 @@
 //! their volumes. So executables are there before their files and go after them, and every file appears whole.
 #![forbid(unsafe_code)]
 
+mod token;
+
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
@@ -23,6 +25,7 @@ use crate::error::{Because, Cause, Error, Result};
 use crate::hook::stage::Stage;
 use crate::sys;
 use crate::trusted::{self, Missing};
+use token::Token;
 
 /// Which podman and CRI-O read by default.
 pub const HOOKS_DIR: &str = "/usr/share/containers/oci/hooks.d";
@@ -46,6 +49,16 @@ pub struct Arguments {
     /// Directory to take the hook executables from; without one, where this command lies, or where its package has put them
     #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
+}
+
+/// Arguments of `install`.
+#[derive(Debug, Args)]
+pub struct Install {
+    #[command(flatten)]
+    places: Arguments,
+    /// Set no request_token where podman is older than 4.6 and takes annotations from images
+    #[arg(long)]
+    no_request_token: bool,
 }
 
 struct Hook {
@@ -81,6 +94,8 @@ const LARGEST: u64 = 64 << 20;
 pub struct Installed<'a> {
     /// Executables, then hooks.d files.
     installed: &'a [PathBuf],
+    /// The configuration in which a request_token was set; `null` where none was.
+    request_token: Option<PathBuf>,
 }
 
 /// What was removed.
@@ -94,7 +109,8 @@ pub struct Removed<'a> {
 ///
 /// # Errors
 /// [`Cause::Install`], [`Cause::ConfigUnsafe`] where others could change a directory of hooks.
-pub fn install(arguments: &Arguments, config: Option<&Path>, json: bool) -> Result<()> {
+pub fn install(install: &Install, config: Option<&Path>, json: bool) -> Result<()> {
+    let arguments = &install.places;
     let packaged = is_packaged(arguments)?;
     let from = match &arguments.from {
         Some(from) => from.clone(),
@@ -126,13 +142,24 @@ pub fn install(arguments: &Arguments, config: Option<&Path>, json: bool) -> Resu
         write(&bin_dir, hook.stage.program(), bytes, 0o755)?;
         written.push(arguments.bin_dir.join(hook.stage.program()));
     }
+    let is_upgrade = HOOKS.iter().any(|hook| sys::stat_at(&hooks_dir, hook.file).is_ok());
+    // Before the hooks are called.
+    let token = match install.no_request_token {
+        true => Token::NotNeeded,
+        false => token::provide(config.as_deref(), is_upgrade)?,
+    };
     for hook in &HOOKS {
         let text = fill(hook, &arguments.bin_dir, config.as_deref(), every_container)?;
         write(&hooks_dir, hook.file, text.as_bytes(), 0o644)?;
         written.push(arguments.hooks_dir.join(hook.file));
     }
-    report("installed", &written, json.then_some(&Installed { installed: &written }))?;
-    if every_container && !json {
+    let installed = Installed { installed: &written, request_token: token.set_in().map(Path::to_owned) };
+    report("installed", &written, json.then_some(&installed))?;
+    if json {
+        return Ok(());
+    }
+    show::lines(&token.notes())?;
+    if every_container {
         show::lines(&["for default_container_info the hooks are called for every container, whatever it asks for"])?;
     }
     Ok(())

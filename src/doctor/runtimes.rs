@@ -27,6 +27,11 @@ impl Program {
         let mut parts = self.version.as_ref()?.split('.').map(|part| part.parse().unwrap_or(0));
         Some([parts.next()?, parts.next().unwrap_or(0), parts.next().unwrap_or(0)])
     }
+
+    /// Whether it is a podman whose containers have their image's annotations.
+    pub fn takes_annotations_from_images(&self) -> bool {
+        self.name == "podman" && self.numbers().is_some_and(|version| version < [4, 6, 0])
+    }
 }
 
 const NAMES: [&str; 4] = ["runc", "crun", "podman", "crio"];
@@ -80,7 +85,7 @@ pub fn examine(programs: &[Program], hooks: &[Hook], config: Option<&Config>, fi
                 .why("it may not start at all, and its known faults cannot be told")
                 .remedy(format!("{} --version", super::word(&program.path))),
             ),
-            ("podman", Some(version)) if version < [4, 6, 0] && config.is_some_and(|c| c.request_token.is_none()) => {
+            _ if program.takes_annotations_from_images() && config.is_some_and(|c| c.request_token.is_none()) => {
                 findings.push(
                     Finding::new(
                         Check::PodmanImageAnnotations,
