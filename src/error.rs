@@ -19,12 +19,6 @@ macro_rules! causes {
             /// Every cause, in the order of the codes.
             pub const ALL: &[Cause] = &[$(Cause::$name,)*];
 
-            /// Its name in this code, by which `explain` finds it too.
-            #[must_use]
-            pub fn identifier(self) -> &'static str {
-                match self { $(Cause::$name => stringify!($name),)* }
-            }
-
             /// What it means, in a few words.
             #[must_use]
             pub fn title(self) -> &'static str {
@@ -37,7 +31,7 @@ macro_rules! causes {
                 match self { $(Cause::$name => $remedy,)* }
             }
 
-            /// Its name for programs.
+            /// Its name for programs, by which `explain` finds it too.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self { $(Cause::$name => stringify!($name),)* }

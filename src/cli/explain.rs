@@ -57,7 +57,7 @@ impl From<Check> for Explanation {
 /// The name of a cause as people write it: volume-in-use.
 fn name_of(cause: Cause) -> String {
     let mut name = String::new();
-    for letter in cause.identifier().chars() {
+    for letter in cause.name().chars() {
         if letter.is_uppercase() && !name.is_empty() {
             name.push('-');
         }
