@@ -171,12 +171,13 @@ pub fn update(running: &Running, volumes: &str, config: &Config) -> Result<Updat
         let changed =
             |attachment: &&Attachment| gone.iter().any(|attached| attached.target == attachment.target.to_string());
         if let Some(attachment) = plan.attachments.iter().find(changed) {
-            return Err(Error::new(
-                Cause::PathConflict,
-                format!("{} has a volume, in another way than is asked for now", attachment.target),
-            )
-            .volume(&attachment.label)
-            .remedy("detach that first, or ask for another path; nothing was changed"));
+            return Err(attachment.named(
+                Error::new(
+                    Cause::PathConflict,
+                    format!("{} has a volume, in another way than is asked for now", attachment.target),
+                )
+                .remedy("detach that first, or ask for another path; nothing was changed"),
+            ));
         }
     }
     container.check_unused(&gone)?;
@@ -280,14 +281,15 @@ impl Container<'_> {
                 path.is_ok_and(|path| path.within(&target).is_some_and(|rest| !rest.is_empty()))
             };
             if let Some(other) = had.iter().filter(|other| !attached.contains(other)).find(is_below) {
-                return Err(Error::new(Cause::PathConflict, format!("{} is attached below it", other.label))
-                    .volume(&one.label)
-                    .remedy(format!("detach {} first", other.target)));
+                return Err(one.named(
+                    Error::new(Cause::PathConflict, format!("{} is attached below it", other.label))
+                        .remedy(format!("detach {} first", other.target)),
+                ));
             }
         }
         let host_root = self.host_root()?;
         for one in attached.iter().filter(|one| !one.link) {
-            let named = |error: Error| error.volume(&one.label);
+            let named = |error: Error| one.named(error);
             if let Some(found) = self.find_mount(one, &host_root).map_err(named)? {
                 self.refuse_users(&found, one).map_err(named)?;
             }
@@ -305,7 +307,7 @@ impl Container<'_> {
         let mut order: Vec<&Attached> = attached.iter().collect();
         order.sort_by_key(|one| std::cmp::Reverse(one.target.matches('/').count()));
         for one in order {
-            let named = |error: Error| error.volume(&one.label);
+            let named = |error: Error| one.named(error);
             if !one.link {
                 self.take_out(one, &host_root).map_err(named)?;
             }
@@ -408,11 +410,10 @@ fn check_against(plan: &mut Plan, had: &[Attached], config: &Config) -> Result<(
         for other in had.iter().filter(|other| other.target != config.sandbox_directory.to_string()) {
             let there = ContainerPath::parse(&other.target)?;
             if there.within(&attachment.target).is_some() {
-                return Err(Error::new(
+                return Err(attachment.named(Error::new(
                     Cause::PathConflict,
                     format!("{} would hide {}, which is attached at {there}", attachment.target, other.label),
-                )
-                .volume(&attachment.label));
+                )));
             }
             if let Some(rest) = attachment.target.within(&there) {
                 let source = Path::new(&other.source).join(rest.join("/"));

@@ -260,8 +260,11 @@ pub fn make(facts: Facts<'_>, request: &Request, config: &Config) -> Result<Plan
         if isolator == Isolator::Posix { working_directory(bundle, config)? } else { String::new() };
     let mut attachments = Vec::with_capacity(request.volumes.len() + 1);
     for volume in &request.volumes {
-        attachments
-            .push(attachment(facts, request, config, isolator, volume).map_err(|error| error.volume(volume.label()))?);
+        let named = |error: Error| {
+            let error = error.volume(volume.label());
+            role_of(facts, request, config, volume).into_iter().fold(error, |error, role| error.role(role))
+        };
+        attachments.push(attachment(facts, request, config, isolator, volume).map_err(named)?);
     }
     follow_sandbox_paths(&mut attachments)?;
     let sandbox = match isolator {
@@ -322,7 +325,7 @@ fn follow_sandbox_paths(attachments: &mut [Attachment]) -> Result<()> {
             let what = || format!("{path} of the sandbox would lie in {}, which is a file", other.label);
             from.ok_or_else(|| Error::new(Cause::PathConflict, what()))
         });
-        attachment.from = from.map_err(|error| error.volume(&attachment.label))?;
+        attachment.from = from.map_err(|error| attachment.named(error))?;
         attachment.why.push(format!("{path} of the sandbox is {}", other.label));
         if let (How::Mount { attributes: theirs, .. }, How::Mount { attributes, propagation, named }) =
             (other.how, &mut attachment.how)
@@ -390,6 +393,13 @@ pub fn admit(request: &Request, config: &Config) -> Result<Isolator> {
     Ok(asked)
 }
 
+/// The role of which a persistent volume is asked for.
+fn role_of(facts: Facts<'_>, request: &Request, config: &Config, volume: &VolumeRequest) -> Option<Role> {
+    let Source::Persistent { role, .. } = &volume.source else { return None };
+    let named = role.as_ref().or(request.role.as_ref());
+    named.cloned().or_else(|| config.role_of(facts.identity).ok())
+}
+
 fn attachment(
     facts: Facts<'_>,
     request: &Request,
@@ -410,7 +420,7 @@ fn attachment(
             };
             let disk = choose_disk(disk, config);
             if !config.may_use(facts.identity, &role) {
-                return Err(unavailable(&role, id, &disk.unwrap_or(DiskChoice::Any)).role(&role));
+                return Err(unavailable(&role, id, &disk.unwrap_or(DiskChoice::Any)));
             }
             let disk = disk?;
             Origin::Volume {
@@ -659,13 +669,13 @@ fn working_directory(bundle: &BundleConfig, config: &Config) -> Result<String> {
 
 /// Equal paths are refused, and so is a mount that would hide one of the bundle's.
 fn check_conflicts(attachments: &[Attachment], isolator: Isolator, bundle: &BundleConfig) -> Result<()> {
-    let conflict = |label: &str, what: String| Err(Error::new(Cause::PathConflict, what).volume(label));
+    let conflict = |attachment: &Attachment, what: String| Err(attachment.named(Error::new(Cause::PathConflict, what)));
     for (index, attachment) in attachments.iter().enumerate() {
         for other in &attachments[..index] {
             match attachment.target.within(&other.target) {
                 Some([]) => {
                     return conflict(
-                        &attachment.label,
+                        attachment,
                         format!(
                             "{} and {} have the same container path {}",
                             other.label, attachment.label, attachment.target
@@ -674,14 +684,11 @@ fn check_conflicts(attachments: &[Attachment], isolator: Isolator, bundle: &Bund
                 }
                 // Below a link lies the inside of another volume.
                 Some(_) if isolator == Isolator::Posix => {
-                    return conflict(
-                        &attachment.label,
-                        format!("{} would lie inside {}", attachment.target, other.label),
-                    );
+                    return conflict(attachment, format!("{} would lie inside {}", attachment.target, other.label));
                 }
                 Some(_) if matches!(other.from, Origin::Secret { .. }) => {
                     return conflict(
-                        &attachment.label,
+                        attachment,
                         format!("{} would lie in {}, which is a file", attachment.target, other.label),
                     );
                 }
@@ -693,9 +700,9 @@ fn check_conflicts(attachments: &[Attachment], isolator: Isolator, bundle: &Bund
         }
         for destination in bundle.mounts.iter().filter_map(|mount| mount.destination.as_ref()) {
             if destination.within(&attachment.target).is_some() {
-                return Err(Error::new(Cause::PathConflict, format!("a mount at {} would hide the bundle's mount at {destination}", attachment.target))
-                    .volume(&attachment.label)
-                    .remedy("ask for another container path, or take that mount out of the bundle (for an image's VOLUME: podman --image-volume ignore)"));
+                let what = format!("a mount at {} would hide the bundle's mount at {destination}", attachment.target);
+                return Err(attachment.named(Error::new(Cause::PathConflict, what)
+                    .remedy("ask for another container path, or take that mount out of the bundle (for an image's VOLUME: podman --image-volume ignore)")));
             }
         }
     }
@@ -983,6 +990,24 @@ mod tests {
         let error = make(facts, &request, &config("filesystem/linux")).unwrap_err();
         let (role, id) = (Role::parse("victim").unwrap(), VolumeId::parse("db").unwrap());
         assert_eq!(error.to_string(), unavailable(&role, &id, &DiskChoice::Any).volume("db:data").to_string());
+    }
+
+    #[test]
+    fn a_refusal_about_a_persistent_volume_knows_its_role() {
+        let (bundle, config) = (bundle(), config("filesystem/linux"));
+        for (volumes, role) in [
+            ("db:/proc/x", Some("default")),
+            ("db:data:disk=nowhere:role=r", Some("r")),
+            ("a:x:role=r;b:x:role=q", Some("q")),
+            ("db:data;sandbox=data:data", None),
+            ("secret=s:/x", None),
+        ] {
+            let error = plan_with(&bundle, &config, volumes).unwrap_err();
+            assert_eq!(error.role_name(), role, "{volumes}: {error}");
+        }
+        let posix = self::config("filesystem/posix");
+        let error = plan_with(&bundle, &posix, "db:/abs:role=r").unwrap_err();
+        assert!(matches!(error.role_name(), Some("r")) || error.cause() == Cause::PosixSandbox, "{error}");
     }
 
     #[test]

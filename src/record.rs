@@ -199,6 +199,15 @@ pub struct Attached {
     pub volume: Option<VolumeRecord>,
 }
 
+impl Attached {
+    /// A refusal that is about it.
+    #[must_use]
+    pub fn named(&self, error: Error) -> Error {
+        let error = error.volume(&self.label);
+        self.volume.iter().fold(error, |error, volume| error.role(&volume.role))
+    }
+}
+
 /// A persistent volume that a container holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct VolumeRecord {

@@ -115,6 +115,38 @@ fn a_refusal_has_its_fields() {
     });
 }
 
+// Whatever it was that failed, on the way to the volume or at its mount point.
+#[test]
+fn each_refusal_about_a_volume_has_its_role() {
+    on(Host::Shared, || {
+        own_run();
+        let socket = listen();
+        let lab = lab();
+        let refused = |name: &str, words: &str, cause: &str| {
+            let mut container = lab.container(Runtime::Runc, name);
+            assert_ne!(container.ask(words).run().code, 0, "{words}");
+            let said = heard(&socket);
+            let first = said.iter().find(|entry| field(entry, "PRIORITY") == "3").unwrap();
+            assert_eq!(
+                (field(first, "FS_ISOLATOR_CAUSE"), field(first, "FS_ISOLATOR_ROLE")),
+                (cause, "a/b"),
+                "{words}"
+            );
+        };
+        // There is no work_dir yet.
+        refused("a", "db:data:role=a/b:disk=root", "VolumeUnavailable");
+        lab.volume_of("a/b", "db");
+        fs::write(lab.volume_path("a/b", "db").join("file"), "x").unwrap();
+        refused("b", "db:data:role=a/b:subpath=nothing", "Subpath");
+        refused("c", "db:/etc/passwd/x:role=a/b", "MountPointMissing");
+        refused("d", "db:data:role=a/b;db:data:role=a/b", "PathConflict");
+        refused("e", "db:data:role=a/b:disk=x", "DiskUnknown");
+        let mut holder = lab.container(Runtime::Runc, "holder");
+        holder.ask("db:data:role=a/b").start("sleep 1000");
+        refused("f", "db:data:role=a/b", "VolumeInUse");
+    });
+}
+
 #[test]
 fn no_request_makes_fields_of_its_own() {
     on(Host::Private, || {

@@ -129,10 +129,7 @@ impl Container {
 
     fn check_all(&self, attachments: &[Attached]) -> Result<()> {
         for attachment in attachments {
-            self.check(attachment).map_err(|error| {
-                let error = error.volume(&attachment.label);
-                attachment.volume.iter().fold(error, |error, volume| error.role(&volume.role))
-            })?;
+            self.check(attachment).map_err(|error| attachment.named(error))?;
         }
         Ok(())
     }

@@ -85,7 +85,7 @@ fn open_work_dir(plan: &Plan, disks: &Disks<'_>) -> Result<()> {
         if let (Origin::Volume { role, id, disk, .. }, false) = (&attachment.from, plan.create_missing_volumes)
             && matches!(disk, DiskChoice::One(name) if name == ROOT)
         {
-            return Err(plan::unavailable(role, id, disk).volume(&attachment.label));
+            return Err(attachment.named(plan::unavailable(role, id, disk)));
         }
     }
     disks.make_work_dir().map(drop)

@@ -36,7 +36,7 @@ pub fn mount_all(job: &mut Job<'_>, sources: Vec<Opened>, may_cover_mounts: bool
             true => Tree::of(opened.fd(), &opened.stat),
             false => Tree::clone_of(opened.fd(), &opened.stat, attributes(attachment.how), propagation, idmap),
         };
-        trees.push(tree.map_err(|error| error.volume(&attachment.label))?);
+        trees.push(tree.map_err(|error| attachment.named(error))?);
     }
     steps::done("open");
     let places = move_all(job, &sources, &trees, may_cover_mounts)?;
@@ -65,14 +65,14 @@ fn move_all(job: &mut Job<'_>, sources: &[Opened], trees: &[Tree], may_cover_mou
         for (attachment, tree) in plan.attachments.iter().zip(trees) {
             moved
                 .add(&inside, &mut points, plan, attachment, tree, may_cover_mounts)
-                .map_err(|error| error.volume(&attachment.label))?;
+                .map_err(|error| attachment.named(error))?;
         }
         for (attachment, tree) in plan.attachments.iter().zip(trees) {
-            moved.verify(&inside, attachment, tree).map_err(|error| error.volume(&attachment.label))?;
+            moved.verify(&inside, attachment, tree).map_err(|error| attachment.named(error))?;
         }
         // Last, because these are what a failure would leave behind.
         for (attachment, opened) in plan.attachments.iter().zip(sources) {
-            opened.finish().map_err(|error| error.volume(&attachment.label))?;
+            opened.finish().map_err(|error| attachment.named(error))?;
         }
         Ok(())
     };

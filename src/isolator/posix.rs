@@ -37,7 +37,7 @@ pub fn attach(job: &mut Job<'_>) -> Result<Outcome> {
     let plan = job.plan;
     let mut items: Vec<(&Attachment, Opened, PathBuf)> = Vec::with_capacity(plan.attachments.len());
     for (attachment, opened) in plan.attachments.iter().zip(sources::open_all(job, |_| Ok(None))?) {
-        let named = |error: Error| error.volume(&attachment.label);
+        let named = |error: Error| attachment.named(error);
         let path = sys::path_of(job.proc_fds, opened.fd()).because(Cause::AttachFailed, || "its path".to_owned());
         if let (Some(folder), true) = (opened.volume_folder(), user.0 != me().uid) {
             check_passable(user.0, &folder).map_err(named)?;
@@ -54,10 +54,10 @@ pub fn attach(job: &mut Job<'_>) -> Result<Outcome> {
         let Some(link) = &attachment.in_sandbox else { continue };
         // A volume that was made for this container has another name until all is done.
         let path = opened.volume_path().unwrap_or_else(|| path.clone());
-        points.link(&base, link, &path).map_err(|error| error.volume(&attachment.label))?;
+        points.link(&base, link, &path).map_err(|error| attachment.named(error))?;
     }
     for (attachment, opened, _) in &items {
-        opened.finish().map_err(|error| error.volume(&attachment.label))?;
+        opened.finish().map_err(|error| attachment.named(error))?;
     }
     let attached =
         items.iter().map(|(attachment, opened, _)| opened.attached(plan, attachment, job.proc_fds)).collect();
@@ -84,7 +84,7 @@ fn check_visible(job: &Job<'_>, cwd: &Path, sandbox: FileId, items: &[(&Attachme
         }
         for (attachment, opened, path) in items {
             if leads_to(path) != Some(opened.stat.id) {
-                return Err(refused(path).volume(&attachment.label));
+                return Err(attachment.named(refused(path)));
             }
         }
         Ok(())

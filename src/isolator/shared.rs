@@ -76,7 +76,7 @@ fn covered(job: &Job<'_>) -> Result<Vec<(ContainerPath, Stat)>> {
             let stat = sys::open_place(&inside.root, Path::new(&attachment.target.relative()), Resolve::InRoot)
                 .and_then(sys::stat)
                 .because(Cause::MountPointMissing, || format!("{} must exist on the host", attachment.target))
-                .map_err(|error| error.volume(&attachment.label))?;
+                .map_err(|error| attachment.named(error))?;
             Ok((path, stat))
         })
         .collect()
