@@ -40,6 +40,11 @@ fn inspect_tells_everything_and_what_is_not_as_it_was_recorded() {
         let record = container["record"].as_str().unwrap();
         assert!(lab.runtime_files("records").iter().any(|name| name == record), "{seen:#}");
         assert!(seen["volume"].is_null(), "no volume is called so");
+        let steps: Vec<&str> =
+            container["prestart"].as_array().unwrap().iter().map(|step| step["step"].as_str().unwrap()).collect();
+        assert!(steps.contains(&"plan") && steps.last() == Some(&"attach"), "{steps:?}");
+        let text = lab.cli(&["inspect", "web"]).ok();
+        assert!(text.out.contains("\nprestart  ") && text.out.contains(", attach "), "{}", text.out);
         let seen = json_of(lab.cli(&["inspect", "db", "--json"]));
         assert_eq!(
             (&seen["containers"], &seen["volume"]["held_by"][0]["container"]),
@@ -224,9 +229,9 @@ fn tables_fit_80_columns() {
         let mut container = lab.container(Runtime::Runc, name);
         container.ask(&format!("{id}:/a/path/that/is/quite/long/and/goes/on/and/on/and/on:role={role}"));
         container.start("sleep 1000");
-        for arguments in
-            [&["explain"][..], &["volume", "list"], &["volume", "list", "--usage"], &["status", "--usage"], &["logs"]]
-        {
+        let tables =
+            [&["explain"][..], &["volume", "list"], &["volume", "list", "--usage"], &["status", "--usage"], &["logs"]];
+        for arguments in tables {
             fits(&lab.cli(arguments).ok());
         }
         // Nothing is lost.

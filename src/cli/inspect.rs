@@ -8,9 +8,9 @@ use super::{identity, logs, show, status, volume};
 use crate::config::Config;
 use crate::error::{Cause, Error, Result};
 use crate::live::look::{Difference, differences};
-use crate::nearest;
-use crate::record;
 use crate::runtime_dir::{Open, RuntimeDir};
+use crate::steps::{self, Step};
+use crate::{nearest, record};
 
 /// Lines of a log that are shown.
 const TAIL: usize = 10;
@@ -52,6 +52,10 @@ pub struct Container {
     record: Option<String>,
     /// Where what it has is not what was recorded.
     differences: Vec<Difference>,
+    /// What the steps of its prestart took; none where only a lease tells of it.
+    #[serde(rename = "prestart", serialize_with = "logs::as_steps")]
+    #[schemars(with = "Vec<logs::Step<'_>>")]
+    steps: Vec<Step>,
     /// The end of its log.
     log: Vec<String>,
 }
@@ -122,7 +126,8 @@ impl Container {
             Some((header, attachments)) if header.life.may_last()? => differences(header.life.init.pid, attachments),
             _ => Vec::new(),
         };
-        Ok(Container { status, record: open.map(|_| name), differences, log })
+        let steps = open.as_ref().map_or(&[][..], |record| record::steps_of(&record.lines)).to_vec();
+        Ok(Container { status, record: open.map(|_| name), differences, steps, log })
     }
 }
 
@@ -137,6 +142,7 @@ fn text(inspected: &Inspected, config: &Config) -> Vec<String> {
         let record =
             container.record.as_ref().map_or_else(|| "-".to_owned(), |name| records.join(name).display().to_string());
         lines.push(format!("record    {record}"));
+        lines.extend((!container.steps.is_empty()).then(|| format!("prestart  {}", steps::describe(&container.steps))));
         lines.extend(container.differences.iter().map(|one| format!("DIFFERS   {}: {}", one.target, one.what)));
         lines.extend(container.log.iter().map(|line| format!("log       {line}")));
     }

@@ -45,10 +45,21 @@ pub enum Told<'a> {
 }
 
 /// A step of prestart.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Step<'a> {
     step: &'a str,
     microseconds: u64,
+}
+
+impl<'a> From<&'a steps::Step> for Step<'a> {
+    fn from(step: &'a steps::Step) -> Step<'a> {
+        Step { step: &step.0, microseconds: step.1 }
+    }
+}
+
+/// Prints steps by name.
+pub fn as_steps<S: serde::Serializer>(steps: &[steps::Step], serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_seq(steps.iter().map(Step::from))
 }
 
 /// Runs the verb.
@@ -81,7 +92,7 @@ pub fn run(arguments: &Arguments, config: &Config, json: bool) -> Result<()> {
     let record = runtime.map_or(Ok(None), |runtime| record::look(&runtime.records, name))?;
     let steps = record.as_ref().map_or(&[][..], |(_, lines)| record::steps_of(lines));
     if json {
-        let prestart = steps.iter().map(|step| Step { step: &step.0, microseconds: step.1 }).collect();
+        let prestart = steps.iter().map(Step::from).collect();
         return show::json(&Told::Log { container: id_of(name), lines, prestart });
     }
     let took = (!steps.is_empty()).then(|| format!("prestart took {}", steps::describe(steps)));
