@@ -218,6 +218,30 @@ fn every_cause_and_check_is_explained_by_its_name() {
     }
 }
 
+/// Verbs that print no table, or are checked elsewhere.
+const NO_TABLES: [(&str, &str); 20] = [
+    ("adopt", "sentences"),
+    ("attach", "a path on each line"),
+    ("authorize", "a sentence"),
+    ("config", "JSON"),
+    ("convert", "files, whose lines are their formats'"),
+    ("detach", "a path on each line"),
+    ("doctor", "tables and paragraphs, which its own tests check"),
+    ("gc", "sentences"),
+    ("generate", "files"),
+    ("help", "the shell's width"),
+    ("host", "a sentence"),
+    ("inspect", "what status prints, and a path on each line"),
+    ("install", "a path on each line"),
+    ("metrics", "the text format of Prometheus, which knows no other line breaks"),
+    ("plan", "sentences"),
+    ("reconcile", "sentences"),
+    ("sandbox", "a path"),
+    ("uninstall", "a path on each line"),
+    ("update", "a path on each line"),
+    ("watch", "an event on each line, for grep(1)"),
+];
+
 #[test]
 fn tables_fit_80_columns() {
     on(Host::Shared, || {
@@ -234,6 +258,16 @@ fn tables_fit_80_columns() {
         for arguments in tables {
             fits(&lab.cli(arguments).ok());
         }
+        // Who adds a verb says here what it prints.
+        let mut known: Vec<&str> = tables.iter().map(|words| words[0]).chain(NO_TABLES.map(|(verb, _)| verb)).collect();
+        known.sort_unstable();
+        known.dedup();
+        let help = cli(&["--help"]).ok().out;
+        let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+        let names = listed.filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')));
+        let mut verbs: Vec<&str> = names.filter_map(|line| line.split(' ').next()).collect();
+        verbs.sort_unstable();
+        assert_eq!(verbs, known);
         // Nothing is lost.
         let table = lab.cli(&["volume", "list"]).ok();
         let letters = |text: &str| text.chars().filter(|c| !c.is_whitespace()).count();
