@@ -528,7 +528,7 @@ const FAULTS: &[Fault] = &[
     Fault {
         check: "private-mount",
         place: "/work",
-        remedy: "mount --make-shared",
+        remedy: "fs-isolator host, before",
         plant: |clean| {
             tmpfs(&clean.lab.work(), MsFlags::empty());
             make_private(&clean.lab.work());

@@ -116,7 +116,7 @@ checks! {
     Disk "disk" "a disk of the configuration is not there, or is read-only"
         "mount it, or take it out of disks";
     PrivateMount "private-mount" "work_dir or a disk lies on a private mount: what the host mounts later does not reach containers"
-        "mount --make-shared, before containers are started";
+        "fs-isolator host for work_dir, mount --make-shared for a disk, before containers are started";
     Volume "volume" "a volume, or what is recorded of it, cannot be read"
         "see the finding";
     VolumeReachable "volume-reachable" "other users of the host can reach a volume, and setuid files that a container left there"

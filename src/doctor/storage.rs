@@ -92,10 +92,13 @@ fn one_disk(disk: &Disk, ids: Option<&OwnedFd>, config: &Config, findings: &mut 
         Ok(false) => findings.push(
             Finding::new(Check::PrivateMount, "the mount on which it lies is private", disk.path().display())
                 .why("what the host mounts below a volume later does not appear in containers, and slave is refused")
-                .remedy(format!(
-                    "mount --make-shared \"$(findmnt -n -o TARGET -T {})\", before containers are started",
-                    word(disk.path())
-                )),
+                .remedy(match disk.kind() {
+                    Kind::Root => "fs-isolator host, before containers are started".to_owned(),
+                    _ => format!(
+                        "mount --make-shared \"$(findmnt -n -o TARGET -T {})\", before containers are started",
+                        word(disk.path())
+                    ),
+                }),
         ),
         Err(error) => findings.push(Finding::of(Check::PrivateMount, &error, disk.path().display())),
     }
