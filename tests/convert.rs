@@ -7,8 +7,15 @@ mod common;
 #[allow(dead_code)]
 #[path = "common/mesos.rs"]
 mod mesos_agent;
+#[path = "common/quadlet.rs"]
+mod quadlet;
+#[allow(dead_code)]
+#[path = "common/throw_away.rs"]
+mod throw_away;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::Command;
 
 use common::*;
@@ -16,7 +23,9 @@ use fs_isolator::convert::fields::Leftovers;
 use fs_isolator::convert::{Converted, Known, Place, Target, marathon, mesos, write};
 use fs_isolator::error::{Cause, Result};
 use fs_isolator::request::names::{Role, VolumeId};
+use quadlet::{Quadlet, newer_programs};
 use serde_json::{Value, json};
+use throw_away::{IMAGE, install, seed_image, throw_away_changes};
 
 const TARGETS: [Target; 3] = [Target::Podman, Target::Quadlet, Target::Pod];
 
@@ -490,5 +499,143 @@ fn the_command_finds_volumes_in_the_agents_checkpoint() {
             let ran = lab.cli(bad);
             assert!(ran.code == 90 || ran.code == 2, "{ran:?}");
         }
+    });
+}
+
+/// What an app with these ports is told, and what is listed.
+fn ports_told(app: Value) -> (Vec<String>, String) {
+    let converted = convert(&app, Target::Podman, &known()).unwrap();
+    let words = words_of(&converted.units[0].content).remove(0);
+    let mut told: Vec<String> = words.into_iter().filter(|word| word.starts_with("PORT")).collect();
+    told.sort();
+    (told, serde_json::to_string(&converted.left).unwrap())
+}
+
+#[test]
+fn what_marathon_tells_of_ports_is_told_or_listed() {
+    let app = |networks: Value, mappings: Value| {
+        json!({ "id": "/x", "cmd": "serve $PORT0", "env": { "PORT_MINE": "7" }, "networks": networks,
+                "container": { "docker": { "image": "i" }, "portMappings": mappings } })
+    };
+    let bridge = json!([{ "mode": "container/bridge" }]);
+    let two = json!([{ "containerPort": 80, "hostPort": 8080, "protocol": "tcp,udp", "name": "web" }, { "containerPort": 81, "hostPort": 8081 }]);
+    let (told, left) = ports_told(app(bridge.clone(), two));
+    let all = [
+        "PORT0=8080",
+        "PORT1=8081",
+        "PORT=8080",
+        "PORTS=8080,8081",
+        "PORT_80=8080",
+        "PORT_81=8081",
+        "PORT_MINE=7",
+        "PORT_WEB=8080",
+    ];
+    assert_eq!(told, all);
+    assert!(!left.contains("PORT0"), "{left}");
+
+    // Chosen by Marathon at each start: nobody knows it here.
+    for mapping in [json!({ "containerPort": 80 }), json!({ "containerPort": 80, "hostPort": 0 })] {
+        let (told, left) = ports_told(app(bridge.clone(), json!([{ "containerPort": 1, "hostPort": 1 }, mapping])));
+        assert_eq!(told, ["PORT0=1", "PORT=1", "PORT_1=1", "PORT_MINE=7"]);
+        assert!(left.contains("/container/portMappings/1\"") && left.contains("PORT1 told the app"), "{left}");
+    }
+    // On a network of its own it is the container's.
+    let (told, _) = ports_told(app(json!([{ "mode": "container", "name": "n" }]), json!([{ "containerPort": 80 }])));
+    assert_eq!(told, ["PORT0=80", "PORT=80", "PORTS=80", "PORT_80=80", "PORT_MINE=7"]);
+    // The older form, and what the app says itself.
+    let mut older = json!({ "id": "/x", "cmd": "serve", "env": { "PORT0": "5" }, "container": { "docker": { "image": "i",
+        "network": "BRIDGE", "portMappings": [{ "containerPort": 80, "hostPort": 8080 }] } } });
+    assert_eq!(ports_told(older.clone()).0, ["PORT0=5", "PORT=8080", "PORTS=8080", "PORT_80=8080"]);
+    // With the host's network.
+    older["container"] = json!({ "docker": { "image": "i", "network": "HOST" } });
+    older["portDefinitions"] = json!([{ "port": 9000 }, { "port": 0 }]);
+    let (told, left) = ports_told(older.clone());
+    assert_eq!(told, ["PORT0=5", "PORT=9000", "PORT_9000=9000"]);
+    assert!(left.contains("/portDefinitions/1") && left.contains("PORT1 told the app"), "{left}");
+    let object = older.as_object_mut().unwrap();
+    object.remove("portDefinitions");
+    object.insert("ports".to_owned(), json!([0, 9001]));
+    let (told, left) = ports_told(older);
+    assert_eq!(told, ["PORT0=5", "PORT1=9001", "PORT_9001=9001"]);
+    assert!(left.contains("/ports/0") && left.contains("PORT0 told the app"), "{left}");
+}
+
+#[test]
+fn quadlet_makes_a_unit_of_each_conversion() {
+    let Some(usr) = newer_programs() else {
+        println!("skipped: quadlet is not here, a podman from 4.4 has it; tests/run --long fetches one");
+        return;
+    };
+    on(Host::Private, move || {
+        let quadlet = Quadlet::of(&usr);
+        let hostile = HOSTILE.iter().filter(|text| !text.is_empty()).map(|text| {
+            json!({ "id": "/x", "args": [text], "env": { "V": text }, "labels": { "l": text }, "container": { "docker": { "image": "i" } } })
+        });
+        for definition in [app(), pod(), task()].into_iter().chain(hostile) {
+            let converted = match convert(&definition, Target::Quadlet, &known()) {
+                Ok(converted) => converted,
+                Err(error) => panic!("{definition}: {error}"),
+            };
+            let files = converted.units.iter().map(|unit| (unit.name.as_str(), unit.content.as_str()));
+            let ran = quadlet.translate(files).ok();
+            assert!(!ran.err.contains("unsupported"), "{ran:?}");
+            let services = quadlet.services(&ran);
+            for unit in &converted.units {
+                let (name, kind) = unit.name.rsplit_once('.').unwrap();
+                let service = format!("{name}{}.service", if kind == "pod" { "-pod" } else { "" });
+                let (_, text) =
+                    services.iter().find(|(found, _)| *found == service).unwrap_or_else(|| panic!("{ran:#?}"));
+                let asks = |line: &&str| line.starts_with("Annotation=");
+                let start = text.lines().filter(|line| line.starts_with("ExecStart=")).collect::<String>();
+                for asked in unit.content.lines().filter(asks) {
+                    let words = asked.trim_start_matches("Annotation=").trim_matches('"');
+                    assert!(
+                        start.contains(&format!("--annotation {words}"))
+                            || start.contains(&format!("--annotation \"{words}\"")),
+                        "{words} in {start}"
+                    );
+                }
+            }
+        }
+        // A word that quadlet does not know is found.
+        let converted = convert(&app(), Target::Quadlet, &known()).unwrap();
+        let unit = &converted.units[0];
+        quadlet.translate([(unit.name.as_str(), unit.content.replace("\nExec=", "\nExecs=").as_str())]).failed();
+    });
+}
+
+#[test]
+fn a_converted_app_runs_by_kube_play_on_the_directory_that_it_had() {
+    on(Host::Shared, || {
+        throw_away_changes();
+        let _images = seed_image();
+        install();
+        run("fs-isolator", &["volume", "create", "--role", "db", "group_app#data#6c5f0b6e"]).ok();
+        let volume = Path::new("/var/lib/fs-isolator/volumes/roles/db/group_app#data#6c5f0b6e");
+        fs::write(volume.join("note"), "from Mesos\n").unwrap();
+        let script = "cp \"$MESOS_SANDBOX/data/note\" \"$MESOS_SANDBOX/data/again\"; exec sleep 1000";
+        let app = json!({ "id": "/group/app", "cmd": script, "instances": 1, "env": { "E": "x y" },
+            "container": { "type": "MESOS", "docker": { "image": IMAGE }, "volumes": [
+                { "containerPath": "data", "mode": "RW", "persistent": { "size": 5 } }, { "containerPath": "/scratch", "hostPath": "scratch", "mode": "RW" }] } });
+        fs::write("/dev/shm/app.json", app.to_string()).unwrap();
+        let manifest = run("fs-isolator", &["convert", "marathon", "--to", "pod", "/dev/shm/app.json"]).ok().out;
+        fs::write("/dev/shm/app.yaml", manifest).unwrap();
+        run("podman", &["play", "kube", "--network", "none", "/dev/shm/app.yaml"]).ok();
+        let inside = |words: &[&str]| run("podman", &[&["exec", "group-app-group-app"], words].concat()).ok().out;
+        wait_for("the app to read its data", || volume.join("again").exists());
+        let there = fs::metadata(volume).unwrap();
+        assert_eq!(
+            inside(&["stat", "-c", "%d:%i", "/mnt/mesos/sandbox/data"]).trim(),
+            format!("{}:{}", there.dev(), there.ino())
+        );
+        assert_eq!(inside(&["cat", "/mnt/mesos/sandbox/data/again"]), "from Mesos\n");
+        assert_eq!(
+            inside(&["sh", "-c", "echo \"$E\"; touch /scratch/x; ls /mnt/mesos/sandbox/scratch"]),
+            "x y\nx\n"
+        );
+        let held = run("fs-isolator", &["status", "--json"]).ok().out;
+        assert!(held.contains("\"group_app#data#6c5f0b6e:data:role=db\"") && held.contains("\"exclusive\""), "{held}");
+        run("podman", &["play", "kube", "--down", "/dev/shm/app.yaml"]).ok();
+        assert_eq!(fs::read_to_string(volume.join("note")).unwrap(), "from Mesos\n");
     });
 }

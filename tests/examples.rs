@@ -4,6 +4,8 @@
 mod common;
 #[path = "common/documents.rs"]
 mod documents;
+#[path = "common/quadlet.rs"]
+mod quadlet;
 #[path = "common/schema.rs"]
 mod schema;
 #[path = "common/throw_away.rs"]
@@ -15,7 +17,7 @@ use std::process::Command;
 
 use common::*;
 use documents::project;
-use nix::mount::{MsFlags, mount};
+use quadlet::{Quadlet, newer_programs};
 use serde_json::{Value, json};
 use throw_away::{IMAGE, install, seed_image, throw_away_changes};
 
@@ -264,19 +266,6 @@ fn the_task_for_nomad_has_its_volume() {
     });
 }
 
-/// A newer podman's quadlet, in the programs that tests/propagation keeps aside: fetched by a long run only.
-fn newer_programs() -> Option<PathBuf> {
-    let cache = match std::env::var_os("XDG_CACHE_HOME") {
-        Some(cache) => PathBuf::from(cache),
-        None => PathBuf::from(std::env::var_os("HOME")?).join(".cache"),
-    };
-    let usr = cache.join("fs-isolator-runtimes/sid/usr");
-    if std::env::var_os("FS_ISOLATOR_LONG").is_some() && !usr.exists() {
-        run_with(Command::new(project().join("tests/propagation")).args(["--fetch", "sid"]), b"").ok();
-    }
-    usr.join("libexec/podman/quadlet").exists().then_some(usr)
-}
-
 #[test]
 fn quadlet_makes_a_unit_that_asks_for_the_volume() {
     let Some(usr) = newer_programs() else {
@@ -284,33 +273,17 @@ fn quadlet_makes_a_unit_that_asks_for_the_volume() {
         return;
     };
     on(Host::Private, move || {
-        let options = format!("lowerdir={}:/usr", usr.display());
-        mount(Some("overlay"), "/usr", Some("overlay"), MsFlags::MS_RDONLY, Some(options.as_str())).unwrap();
-        tmpfs(Path::new("/dev/shm"), MsFlags::empty());
-        let units = Path::new(UNITS);
-        fs::create_dir(units).unwrap();
+        let quadlet = Quadlet::of(&usr);
         let file = fs::read_to_string(example("quadlet/files.container")).unwrap();
-        let translated = |text: &str| {
-            fs::write(units.join("files.container"), text).unwrap();
-            let mut quadlet = Command::new("/usr/libexec/podman/quadlet");
-            run_with(quadlet.arg("-dryrun").env("QUADLET_UNIT_DIRS", UNITS), b"")
-        };
-        let ran = translated(&file).ok();
+        let ran = quadlet.translate([("files.container", file.as_str())]).ok();
         let start = ran.out.lines().find(|line| line.starts_with("ExecStart=")).unwrap_or_else(|| panic!("{ran:#?}"));
         assert!(start.contains("--annotation io.fs-isolator.volumes=files:/srv/files"), "{start}");
-        // And systemd takes it.
-        let (_, unit) = ran.out.split_once("---files.service---\n").unwrap();
-        let service = Path::new("/dev/shm/files.service");
-        fs::write(service, unit).unwrap();
-        let verified = run("systemd-analyze", &["verify", "--man=no", service.to_str().unwrap()]);
-        assert!(verified.code == 0 && verified.err.is_empty(), "{verified:?}");
+        let services = quadlet.services(&ran);
+        assert!(matches!(&services[..], [(name, _)] if name == "files.service"), "{services:?}");
         // A mistake is told.
-        translated(&file.replace("Annotation=", "Annotations=")).failed();
+        quadlet.translate([("files.container", file.replace("Annotation=", "Annotations=").as_str())]).failed();
     });
 }
-
-/// Where quadlet looks in its test.
-const UNITS: &str = "/dev/shm/units";
 
 // In a namespace of its own: quickstart compares the mount table it finds.
 #[test]

@@ -128,7 +128,7 @@ fn app(fields: &mut Fields<'_>, workload: &mut Workload, known: &Known) -> Resul
     workload.grace_seconds = fields.whole("taskKillGracePeriodSeconds");
     workload.labels = fields.named_strings("labels");
     let mut network = networks(fields);
-    let mut ports = Vec::new();
+    let (mut ports, mut told) = (Vec::new(), Vec::new());
     if let Some(mut spec) = fields.object("container") {
         // With either containerizer it is the same container here.
         spec.pass_over("type", &[json!("MESOS"), json!("DOCKER")]);
@@ -146,9 +146,9 @@ fn app(fields: &mut Fields<'_>, workload: &mut Workload, known: &Known) -> Resul
                 docker.pass_over("network", &[json!("HOST"), json!("BRIDGE")]);
             }
             options(&mut docker, &mut container);
-            port_mappings(&mut docker, &mut ports);
+            port_mappings(&mut docker, network.as_ref(), &mut ports, &mut told);
         }
-        port_mappings(&mut spec, &mut ports);
+        port_mappings(&mut spec, network.as_ref(), &mut ports, &mut told);
         for mut volume in spec.objects("volumes") {
             container.volumes.extend(app_volume(&mut volume, &workload.origin, &secrets, known)?);
         }
@@ -158,7 +158,9 @@ fn app(fields: &mut Fields<'_>, workload: &mut Workload, known: &Known) -> Resul
     let args = if cmd.is_none() { fields.strings("args") } else { None };
     command(&mut container, cmd, args.unwrap_or_default());
     workload.host_network = matches!(network, None | Some(Network::Host)) && ports.is_empty();
-    host_ports(fields, &mut container);
+    let of_host = host_ports(fields);
+    // Where there are mappings, they are the app's ports.
+    tell_ports(if told.is_empty() { of_host } else { told }, &mut container, fields.leftovers());
     container.ports = ports;
     for mut check in fields.objects("healthChecks") {
         if container.health.is_none() {
@@ -216,13 +218,10 @@ fn environment(fields: &mut Fields<'_>, key: &str, secrets: &[(String, String)],
 
 /// What Mesos and Marathon give a task besides, unless it has a value of its own.
 fn known_environment(workload: &Workload, container: &mut Container, known: &Known) {
-    let mut more = vec![
+    let more = [
         ("MESOS_SANDBOX".to_owned(), known.sandbox_directory.clone()),
         ("MARATHON_APP_ID".to_owned(), workload.origin.clone()),
     ];
-    let ports: Vec<u16> = container.ports.iter().map(|port| port.container).collect();
-    more.extend(ports.first().map(|port| ("PORT".to_owned(), port.to_string())));
-    more.extend(ports.iter().enumerate().map(|(index, port)| (format!("PORT{index}"), port.to_string())));
     for (name, value) in more {
         if !container.env.iter().any(|(known, _)| *known == name) {
             container.env.push((name, Env::Text(value)));
@@ -230,23 +229,60 @@ fn known_environment(workload: &Workload, container: &mut Container, known: &Kno
     }
 }
 
+/// A port that an app is told in its environment.
+struct Told {
+    at: String,
+    /// On the host, or in the container where the host has none; not known where the scheduler chose.
+    number: Option<u16>,
+    /// As the definition has it, unless it is 0.
+    asked: Option<u16>,
+    name: Option<String>,
+}
+
 /// Ports of an app with the host's network: it is only told which.
-fn host_ports(fields: &mut Fields<'_>, container: &mut Container) {
+fn host_ports(fields: &mut Fields<'_>) -> Vec<Told> {
     let mut ports = Vec::new();
     for mut definition in fields.objects("portDefinitions") {
-        ports.extend(definition.port("port"));
+        let (at, name) = (definition.at().to_owned(), definition.look("name").map(str::to_owned));
+        let asked = number_of_port(&mut definition, "port");
+        ports.push(Told { at, number: asked, asked, name });
         definition.pass_over("protocol", &[json!("tcp")]);
     }
-    if ports.is_empty() {
-        ports = fields.ports("ports").unwrap_or_default();
+    let old = fields.ports("ports").unwrap_or_default();
+    if !ports.is_empty() {
+        return ports;
     }
-    for (index, port) in ports.iter().enumerate().filter(|(_, port)| **port != 0) {
-        let names = [Some(format!("PORT{index}")), (index == 0).then(|| "PORT".to_owned())];
-        for name in names.into_iter().flatten() {
-            if !container.env.iter().any(|(known, _)| *known == name) {
-                container.env.push((name, Env::Text(port.to_string())));
-            }
+    let told = |(index, port): (usize, u16)| {
+        let asked = Some(port).filter(|port| *port != 0);
+        Told { at: format!("/ports/{index}"), number: asked, asked, name: None }
+    };
+    old.into_iter().enumerate().map(told).collect()
+}
+
+/// What Marathon calls ports in an app's environment: PORT, PORT0, PORT_80, PORT_NAME, and PORTS for all. A value of the app's
+/// own stays.
+fn tell_ports(ports: Vec<Told>, container: &mut Container, left: &Leftovers) {
+    let mut add = |name: String, value: String| {
+        if !container.env.iter().any(|(known, _)| *known == name) {
+            container.env.push((name, Env::Text(value)));
         }
+    };
+    let numbers: Vec<Option<u16>> = ports.iter().map(|port| port.number).collect();
+    for (index, port) in ports.into_iter().enumerate() {
+        let Some(number) = port.number else {
+            let why =
+                format!("PORT{index} told the app a port that was chosen at each start: name one, or set it in env");
+            left.add(port.at, None, why);
+            continue;
+        };
+        let of_name = port.name.map(|name| format!("PORT_{}", name.to_uppercase()));
+        let of_number = port.asked.map(|asked| format!("PORT_{asked}"));
+        let first = (index == 0).then(|| "PORT".to_owned());
+        let names = [first, Some(format!("PORT{index}")), of_number, of_name];
+        names.into_iter().flatten().for_each(|name| add(name, number.to_string()));
+    }
+    if let Some(all) = numbers.into_iter().collect::<Option<Vec<u16>>>().filter(|all| !all.is_empty()) {
+        add("PORTS".to_owned(), all.iter().map(u16::to_string).collect::<Vec<_>>().join(","));
     }
 }
 
@@ -264,10 +300,15 @@ fn options(docker: &mut Fields<'_>, container: &mut Container) {
     }
 }
 
-fn port_mappings(fields: &mut Fields<'_>, ports: &mut Vec<Port>) {
+fn port_mappings(fields: &mut Fields<'_>, network: Option<&Network>, ports: &mut Vec<Port>, told: &mut Vec<Told>) {
     for mut mapping in fields.objects("portMappings") {
+        let (at, name) = (mapping.at().to_owned(), mapping.look("name").map(str::to_owned));
         let host = number_of_port(&mut mapping, "hostPort");
-        let container = number_of_port(&mut mapping, "containerPort").or(host);
+        let asked = number_of_port(&mut mapping, "containerPort");
+        let container = asked.or(host);
+        // On a network with addresses of their own, containers need no port of the host.
+        let number = if network == Some(&Network::Other) { host.or(asked) } else { host };
+        told.push(Told { at, number, asked, name });
         let protocols = mapping.string("protocol").unwrap_or_else(|| "tcp".to_owned());
         mapping.pass_over("servicePort", &[json!(0)]);
         let Some(container) = container else {

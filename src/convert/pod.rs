@@ -22,7 +22,9 @@ pub fn write(workload: &Workload, known: &Known, left: &Leftovers, needs: &mut V
     let mut containers = Vec::new();
     for container in &workload.containers {
         for (key, value) in annotations(container) {
-            notes.insert(format!("{key}/{}", container.name), json!(value));
+            // For podman, which gives hooks no name of a container, the plain key; of several it is all of them that it reaches.
+            let is_one = workload.containers.len() == 1;
+            notes.insert(if is_one { key } else { format!("{key}/{}", container.name) }, json!(value));
         }
         containers.push(self::container(container, known, left, needs)?);
     }
