@@ -629,10 +629,7 @@ fn a_converted_app_runs_by_kube_play_on_the_directory_that_it_had() {
             format!("{}:{}", there.dev(), there.ino())
         );
         assert_eq!(inside(&["cat", "/mnt/mesos/sandbox/data/again"]), "from Mesos\n");
-        assert_eq!(
-            inside(&["sh", "-c", "echo \"$E\"; touch /scratch/x; ls /mnt/mesos/sandbox/scratch"]),
-            "x y\nx\n"
-        );
+        assert_eq!(inside(&["sh", "-c", "echo \"$E\"; touch /scratch/x; ls /mnt/mesos/sandbox/scratch"]), "x y\nx\n");
         let held = run("fs-isolator", &["status", "--json"]).ok().out;
         assert!(held.contains("\"group_app#data#6c5f0b6e:data:role=db\"") && held.contains("\"exclusive\""), "{held}");
         run("podman", &["play", "kube", "--down", "/dev/shm/app.yaml"]).ok();

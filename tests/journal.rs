@@ -138,7 +138,7 @@ fn each_refusal_about_a_volume_has_its_role() {
         lab.volume_of("a/b", "db");
         fs::write(lab.volume_path("a/b", "db").join("file"), "x").unwrap();
         refused("b", "db:data:role=a/b:subpath=nothing", "Subpath");
-        refused("c", "db:/etc/passwd/x:role=a/b", "MountPointMissing");
+        refused("c", "db:/etc/passwd/x:role=a/b", "MountPointUnsafe");
         refused("d", "db:data:role=a/b;db:data:role=a/b", "PathConflict");
         refused("e", "db:data:role=a/b:disk=x", "DiskUnknown");
         let mut holder = lab.container(Runtime::Runc, "holder");
