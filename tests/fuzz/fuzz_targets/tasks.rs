@@ -1,0 +1,8 @@
+//! Tasks of Mesos, and what they are converted to.
+#![no_main]
+
+use fs_isolator::convert::mesos;
+use fs_isolator_fuzz::convert;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &[u8]| convert::check(text, mesos::definitions, mesos::read));
