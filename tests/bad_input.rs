@@ -352,7 +352,7 @@ fn configurations() -> Vec<Row> {
         row("HP2, SE2: default_container_info of another type", bad_config("default_container_info", json!({ "type": "DOCKER" })), 20, "", &["must be MESOS"]),
         row("default_container_info with more", bad_config("default_container_info", json!({ "type": "MESOS", "hostname": "x" })), 20, "", &["hostname"]),
         row("host_paths of no mode", bad_config("host_paths", json!([{ "path": "/x", "roles": [], "mode": "ro" }])), 20, "", &["neither RW nor RO"]),
-        row("authorization without rules", bad_config("authorization", json!({ "allows": [] })), 20, "", &["allows", "correct the file"]),
+        row("authorization without rules", bad_config("authorization", json!({ "allows": [] })), 20, "", &["allows", "did you mean \"allow\"?"]),
         row("authorization for nobody", bad_config("authorization", json!({ "allow": [{ "identity": "team-a", "roles": ["x"] }] })), 20, "", &["namespace:NAME"]),
         row("authorization of no role", bad_config("authorization", json!({ "deny": [{ "identity": "*", "roles": ["a//b"] }] })), 20, "", &["authorization", "a//b"]),
         row("disk of no type", bad_config("disks", json!([{ "name": "x", "type": "RAW" }])), 20, "", &["PATH and MOUNT"]),
