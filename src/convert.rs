@@ -16,7 +16,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::error::{Cause, Error, Result};
+use crate::error::{Cause, Error, Result, shell_word};
 use crate::mesos::checkpoint;
 use crate::request::names::{Role, VolumeId};
 use fields::{Left, Leftovers};
@@ -271,7 +271,7 @@ impl Known {
         };
         let role_fits = |place: &&Place| self.role.is_none() || place.role == self.role;
         let found: Vec<&Place> = self.volumes.iter().filter(fits).filter(role_fits).collect();
-        let flag = format!("--volume-id {}", crate::plan::shell_word(&format!("{name}=ID")));
+        let flag = format!("--volume-id {}", shell_word(&format!("{name}=ID")));
         match (&found[..], given) {
             ([one], _) => Ok((*one).clone()),
             ([], Some(id)) => Ok(Place { role: self.role.clone(), id: VolumeId::parse(id)?, disk: None }),

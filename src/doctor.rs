@@ -17,8 +17,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::error::{Error, Result};
-use crate::plan::shell_word;
+use crate::error::{Error, Result, shell_word};
 pub use check::Check;
 use readers::Reader;
 use run::Proof;

@@ -274,6 +274,17 @@ impl Error {
     }
 }
 
+/// Quotes a word for a shell.
+#[must_use]
+pub fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./+,=:@%".contains(c);
+    if !word.is_empty() && !word.starts_with('-') && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
 /// What a request brought in may be as long as an annotation: a line for people and for a log in memory is not.
 fn abridged(text: &str) -> String {
     match text.char_indices().nth(600) {

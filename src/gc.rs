@@ -14,13 +14,13 @@ use crate::config::disks::Kind;
 use crate::container::Manager;
 use crate::error::{Because, Cause, Result};
 use crate::lease::Leases;
-use crate::plan::DiskChoice;
-use crate::reconcile::{self, Report};
+use crate::reconcile;
 use crate::record;
+use crate::report::Report;
 use crate::request::names::RESERVED;
 use crate::sys::{self, Resolve};
 use crate::trusted::{self, Missing};
-use crate::volume::{self, Disks, destroy, gids};
+use crate::volume::{self, DiskChoice, Disks, destroy, gids};
 use crate::{logging, sandbox, tree};
 
 /// Mesos's `gc_disk_headroom`: what is in use counts for so much more (mesos.md GC2).

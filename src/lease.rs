@@ -19,7 +19,7 @@ use crate::error::{Because, Cause, Error, Result};
 use crate::holders::Holders;
 use crate::init::{Init, Life};
 use crate::me::me;
-use crate::reconcile::Report;
+use crate::report::Report;
 use crate::request::names::{Role, VolumeId};
 use crate::sys::FileId;
 use crate::trusted::{self, Missing};

@@ -37,6 +37,7 @@ pub mod plan;
 pub mod read;
 pub mod reconcile;
 pub mod record;
+pub mod report;
 pub mod request;
 pub mod runtime_dir;
 pub mod sandbox;

@@ -13,11 +13,12 @@ use std::path::{Path, PathBuf};
 use crate::attach::{self, HostRoot, Inside, Phase};
 use crate::config::{Config, Isolator};
 use crate::container::bundle;
-use crate::error::{Because, Cause, Error, Result};
+use crate::error::{Because, Cause, Error, Result, shell_word};
 use crate::init::{self, Life, Live};
 use crate::intake::{self, Bundle};
 use crate::isolator::{self, Job, Outcome};
-use crate::plan::{Attachment, Missing, Origin, Plan};
+use crate::mountpoint::Missing;
+use crate::plan::{Attachment, Origin, Plan};
 use crate::record::{self, Attached, Base, Header, Line, Place, Record, Within};
 use crate::request::PREFIX;
 use crate::request::container_path::ContainerPath;
@@ -419,7 +420,7 @@ fn check_against(plan: &mut Plan, had: &[Attached], config: &Config) -> Result<(
                 let source = Path::new(&other.source).join(rest.join("/"));
                 attachment.missing = Missing::Refuse {
                     inside: format!("volume {}", other.label),
-                    command: format!("mkdir -p {}", crate::plan::shell_word(&source.to_string_lossy())),
+                    command: format!("mkdir -p {}", shell_word(&source.to_string_lossy())),
                 };
             }
         }

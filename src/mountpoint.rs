@@ -20,7 +20,6 @@ use nix::fcntl::OFlag;
 
 use crate::error::{Because, Cause, Error, Result};
 use crate::holders::{File, Holders};
-use crate::plan::Missing;
 use crate::record::{Line, Place, Record, Within};
 use crate::request::container_path::ContainerPath;
 use crate::runtime_dir::RuntimeDir;
@@ -54,6 +53,21 @@ impl Kind {
     pub fn of(stat: &Stat) -> Kind {
         if stat.is_dir() { Kind::Directory } else { Kind::File }
     }
+}
+
+/// What to do where a target does not exist.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Missing {
+    /// Make it.
+    Make,
+    /// Refuse: it would lie in something that is not the container's own.
+    Refuse {
+        /// What it would lie in.
+        inside: String,
+        /// The command to run instead.
+        command: String,
+    },
 }
 
 /// Finds and makes mount points for one record.

@@ -11,12 +11,14 @@ use crate::config::host_paths::HostPath;
 use crate::config::{Config, Isolator, Ownership, one_isolator};
 use crate::container::bundle::BundleMount;
 use crate::container::{BundleConfig, Identity, Manager};
-use crate::error::{Cause, Error, Result};
+use crate::error::{Cause, Error, Result, shell_word};
+use crate::mountpoint::Missing;
 use crate::request::container_path::ContainerPath;
 use crate::request::names::{Role, SecretName, VolumeId};
 use crate::request::{Disk, Mode, Propagation, Request, Source, VolumeRequest};
 use crate::sys::MountAttributes;
-use crate::{sandbox, secret};
+use crate::volume::{DiskChoice, unavailable};
+use crate::{sandbox, secret, volume};
 
 /// What will be done for one container.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, schemars::JsonSchema)]
@@ -154,16 +156,6 @@ pub enum Origin {
     },
 }
 
-/// On which disk a volume is looked for.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum DiskChoice {
-    /// On every disk.
-    Any,
-    /// On this one.
-    One(String),
-}
-
 /// How something is attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -181,21 +173,6 @@ pub enum How {
     Link,
 }
 
-/// What to do where a target does not exist.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Missing {
-    /// Make it.
-    Make,
-    /// Refuse: it would lie in something that is not the container's own.
-    Refuse {
-        /// What it would lie in.
-        inside: String,
-        /// The command to run instead.
-        command: String,
-    },
-}
-
 /// What the plan is made from, besides request and configuration.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
@@ -207,39 +184,6 @@ pub struct Facts<'a> {
     pub pod: Option<&'a str>,
     /// config.json.
     pub bundle: &'a BundleConfig,
-}
-
-/// The refusal for a volume that is not there, and, in the same words, for one that is somebody else's.
-#[must_use]
-pub fn unavailable(role: &Role, id: &VolumeId, disk: &DiskChoice) -> Error {
-    let disk = match disk {
-        DiskChoice::One(name) if name != disks::ROOT => format!("--disk {} ", shell_word(name)),
-        _ => String::new(),
-    };
-    Error::new(
-        Cause::VolumeUnavailable,
-        format!(
-            "there is no volume {id:?} in role {role:?} that this container may use",
-            id = id.as_str(),
-            role = role.as_str()
-        ),
-    )
-    .remedy(format!(
-        "if there should be one: fs-isolator volume create --role {} {disk}{}",
-        shell_word(role.as_str()),
-        shell_word(id.as_str())
-    ))
-}
-
-/// Quotes a word for a shell.
-#[must_use]
-pub fn shell_word(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./+,=:@%".contains(c);
-    if !word.is_empty() && !word.starts_with('-') && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    }
 }
 
 /// Makes the plan.
@@ -747,7 +691,7 @@ pub fn volume_path(config: &Config, disk: &DiskChoice, role: &Role, id: &VolumeI
         DiskChoice::Any => disks::ROOT,
         DiskChoice::One(name) => name,
     };
-    config.disk(name).map(|disk| crate::volume::disk::path_of(&disk, role, id)).unwrap_or_default()
+    config.disk(name).map(|disk| volume::disk::path_of(&disk, role, id)).unwrap_or_default()
 }
 
 fn covered_by(other: &Attachment, rest: &[String], facts: Facts<'_>, config: &Config) -> Missing {

@@ -3,30 +3,12 @@
 #![forbid(unsafe_code)]
 
 use crate::config::Config;
-use crate::error::{Because, Cause, Error, Result};
+use crate::error::{Because, Cause, Result};
 use crate::holders::Holders;
 use crate::lease::Leases;
+use crate::report::Report;
 use crate::runtime_dir::RuntimeDir;
 use crate::{tree, undo};
-
-/// What was done, for people, and what could not be.
-#[derive(Debug, Default)]
-pub struct Report {
-    /// A line for each thing.
-    pub done: Vec<String>,
-    /// What failed.
-    pub faults: Vec<Error>,
-}
-
-impl Report {
-    /// Takes the answer of a part of the work.
-    pub fn add(&mut self, answer: Result<Vec<String>>) {
-        match answer {
-            Ok(done) => self.done.extend(done),
-            Err(fault) => self.faults.push(fault),
-        }
-    }
-}
 
 /// Reconciles everything.
 #[must_use]

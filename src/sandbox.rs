@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use crate::container::Manager;
-use crate::error::{Because, Cause, Error, Result};
+use crate::error::{Because, Cause, Error, Result, shell_word};
 use crate::lease::Leases;
 use crate::request::names::RESERVED;
 use crate::sys::{self, Resolve};
@@ -212,7 +212,7 @@ pub fn open_working_directory(cwd: &str, directories: &[PathBuf], uid: u32) -> R
             cwd.display(),
             stat.permissions()
         ))
-        .remedy(format!("chmod go-w {}", crate::plan::shell_word(&cwd.to_string_lossy()))));
+        .remedy(format!("chmod go-w {}", shell_word(&cwd.to_string_lossy()))));
     }
     Ok(fd)
 }

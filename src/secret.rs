@@ -11,8 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use crate::attach::come_back;
-use crate::error::{Because, Cause, Error, Result};
-use crate::plan::shell_word;
+use crate::error::{Because, Cause, Error, Result, shell_word};
 use crate::sys::{self, MountAttributes, Resolve, SetPropagation};
 use crate::{read, selinux, trusted};
 

@@ -6,7 +6,7 @@ pub mod host;
 
 use std::collections::BTreeSet;
 
-use crate::plan::shell_word;
+use crate::error::shell_word;
 
 /// Types of container-selinux whose processes may use containers' files and hardly any others, and whose categories count.
 /// What another type may do, spc_t's among them, is not known here.

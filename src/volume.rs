@@ -17,16 +17,37 @@ use std::rc::Rc;
 
 use nix::errno::Errno;
 
-use crate::config::disks::Kind;
-use crate::error::{Because, Cause, Error, Result};
-use crate::plan::{DiskChoice, unavailable};
+use crate::config::disks::{self, Kind};
+use crate::error::{Because, Cause, Error, Result, shell_word};
 use crate::request::container_path::ContainerPath;
 use crate::request::names::{RESERVED, Role, VolumeId};
 use crate::sys::{self, Resolve, Stat};
 use crate::tree;
 use crate::trusted::{self, Missing};
-pub use disk::{Disk, Disks};
+pub use disk::{Disk, DiskChoice, Disks};
 pub use meta::Meta;
+
+/// The refusal for a volume that is not there, and, in the same words, for one that is somebody else's.
+#[must_use]
+pub fn unavailable(role: &Role, id: &VolumeId, disk: &DiskChoice) -> Error {
+    let disk = match disk {
+        DiskChoice::One(name) if name != disks::ROOT => format!("--disk {} ", shell_word(name)),
+        _ => String::new(),
+    };
+    Error::new(
+        Cause::VolumeUnavailable,
+        format!(
+            "there is no volume {id:?} in role {role:?} that this container may use",
+            id = id.as_str(),
+            role = role.as_str()
+        ),
+    )
+    .remedy(format!(
+        "if there should be one: fs-isolator volume create --role {} {disk}{}",
+        shell_word(role.as_str()),
+        shell_word(id.as_str())
+    ))
+}
 
 /// A volume that was found, and is open.
 #[derive(Debug)]

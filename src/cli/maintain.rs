@@ -8,7 +8,7 @@ use super::show;
 use super::volume::Progress;
 use crate::config::Config;
 use crate::error::{Cause, Error, Result};
-use crate::reconcile::Report;
+use crate::report::Report;
 use crate::{doctor, gc, reconcile};
 
 /// What was done.

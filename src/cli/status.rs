@@ -15,11 +15,11 @@ use crate::container::{Identity, Manager};
 use crate::error::{Because, Cause, Result};
 use crate::init::{Life, boot_id};
 use crate::lease::{Lease, Leases};
-use crate::plan::DiskChoice;
 use crate::record::{Attached, Header, Line, Record, VolumeRecord};
 use crate::runtime_dir::{Open, RuntimeDir};
 use crate::sys::FileId;
 use crate::tree;
+use crate::volume::DiskChoice;
 use crate::volume::usage::{self, Usage};
 use crate::volume::{self, Disks};
 

@@ -20,13 +20,13 @@ use crate::lease::{Lease, Leases};
 use crate::mesos::checkpoint::{self, Checkpoint};
 use crate::mesos::place;
 use crate::nearest;
-use crate::plan::{DiskChoice, unavailable};
 use crate::request::names::{Role, VolumeId};
 use crate::sys::Stat;
 use crate::trusted::Missing;
 use crate::volume::make::{self, New};
 use crate::volume::usage::{self, Usage};
 use crate::volume::{self, Disk, Disks, Found, Meta, destroy};
+use crate::volume::{DiskChoice, unavailable};
 
 /// Verbs.
 #[derive(Debug, Subcommand)]

@@ -10,10 +10,10 @@ use crate::config::{Config, Isolator, Ownership, lease_directory};
 use crate::error::{Because, Cause};
 use crate::me::me;
 use crate::mesos::{agent, leftovers};
-use crate::plan::DiskChoice;
 use crate::selinux::{Context, host};
 use crate::sys;
 use crate::trusted::{self, Missing};
+use crate::volume::DiskChoice;
 use crate::volume::{self, Disk, Disks};
 
 /// Looks at all of it.

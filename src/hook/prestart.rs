@@ -9,11 +9,11 @@ use crate::error::{Because, Cause, Error, Result};
 use crate::init::{self, Life, Live};
 use crate::intake::{self, Bundle};
 use crate::isolator::{self, Job, Outcome};
-use crate::plan::{self, DiskChoice, Origin, Plan};
+use crate::plan::{Origin, Plan};
 use crate::record::{self, Base, Header, Line, Record};
 use crate::runtime_dir::{Open, RuntimeDir};
 use crate::trusted::Missing;
-use crate::volume::Disks;
+use crate::volume::{self, DiskChoice, Disks};
 use crate::{steps, sys, undo};
 
 /// Two containers that make one missing volume at once are both served; so many are too.
@@ -85,7 +85,7 @@ fn open_work_dir(plan: &Plan, disks: &Disks<'_>) -> Result<()> {
         if let (Origin::Volume { role, id, disk, .. }, false) = (&attachment.from, plan.create_missing_volumes)
             && matches!(disk, DiskChoice::One(name) if name == ROOT)
         {
-            return Err(attachment.named(plan::unavailable(role, id, disk)));
+            return Err(attachment.named(volume::unavailable(role, id, disk)));
         }
     }
     disks.make_work_dir().map(drop)

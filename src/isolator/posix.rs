@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::sources::{self, Opened};
 use super::{Job, Outcome};
 use crate::attach::Inside;
-use crate::error::{Because, Cause, Error, Result};
+use crate::error::{Because, Cause, Error, Result, shell_word};
 use crate::me::me;
 use crate::mountpoint::{Base, MountPoints};
 use crate::plan::{Attachment, Sandbox};
@@ -108,7 +108,7 @@ fn check_passable(uid: u32, folder: &Path) -> Result<()> {
                 Cause::Ownership,
                 format!("user {uid} cannot pass {} (mode {:04o})", path.display(), stat.permissions()),
             )
-            .remedy(format!("chmod o+x {}", crate::plan::shell_word(&path.to_string_lossy()))));
+            .remedy(format!("chmod o+x {}", shell_word(&path.to_string_lossy()))));
         }
     }
     Ok(())

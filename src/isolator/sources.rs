@@ -10,9 +10,9 @@ use super::Job;
 use crate::attach::{propagates, sends};
 use crate::config::Isolator;
 use crate::config::disks::{Kind, ROOT};
-use crate::error::{Because, Cause, Error, Result};
+use crate::error::{Because, Cause, Error, Result, shell_word};
 use crate::lease::Leases;
-use crate::plan::{self, Attachment, DiskChoice, How, Origin, Plan};
+use crate::plan::{Attachment, How, Origin, Plan};
 use crate::record::{Attached, Line, VolumeRecord};
 use crate::request::Propagation;
 use crate::request::container_path::ContainerPath;
@@ -22,7 +22,7 @@ use crate::sys::{self, Resolve, Stat};
 use crate::trusted::{self, Missing};
 use crate::volume::make::{self, New, Unnamed};
 use crate::volume::ownership::{self, Action, Facts};
-use crate::volume::{self, Found, Meta, gids, meta};
+use crate::volume::{self, DiskChoice, Found, Meta, gids, meta};
 use crate::{sandbox, secret, tree};
 
 /// Something that is open and may be attached.
@@ -123,7 +123,7 @@ fn open_volume(job: &mut Job<'_>, from: &Origin) -> Result<Opened> {
     let (found, unnamed) = match volume::find(job.disks, disk, role, id)? {
         Some(found) => (found, None),
         None if job.plan.create_missing_volumes => make_missing(job, disk, role, id)?,
-        None => return Err(plan::unavailable(role, id, disk)),
+        None => return Err(volume::unavailable(role, id, disk)),
     };
     let file = found.stat.id;
     job.record.add(Line::Lease { volume: file })?;
@@ -176,7 +176,7 @@ fn make_missing(job: &mut Job<'_>, disk: &DiskChoice, role: &Role, id: &VolumeId
     job.disks.refuse_empty(disk)?;
     let disk = match job.disks.get(name, Missing::Tell)? {
         Some(disk) if disk.kind() != Kind::Mount => disk,
-        _ => return Err(plan::unavailable(role, id, &DiskChoice::One(name.to_owned()))),
+        _ => return Err(volume::unavailable(role, id, &DiskChoice::One(name.to_owned()))),
     };
     let temporary = job.record.temporary_name();
     let line = Line::MakingVolume { disk: name.to_owned(), role: role.clone(), temporary: temporary.clone() };
@@ -225,7 +225,7 @@ fn check_action(job: &Job<'_>, found: &Found, action: Action) -> Result<()> {
         )
         .remedy(format!(
             "setuid files of the container's root would be theirs to run: chmod 0700 {}, or mount it nosuid",
-            plan::shell_word(&folder)
+            shell_word(&folder)
         )));
     }
     Ok(())

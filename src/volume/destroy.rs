@@ -13,11 +13,10 @@ use nix::errno::Errno;
 
 use super::{DESTROYED, Disk, Found, Meta, gids, meta, names};
 use crate::config::disks::Kind;
-use crate::error::{Because, Cause, Error, Result};
+use crate::error::{Because, Cause, Error, Result, shell_word};
 use crate::lease::Leases;
 use crate::mountinfo;
-use crate::plan::shell_word;
-use crate::reconcile::Report;
+use crate::report::Report;
 use crate::request::names::{RESERVED, Role};
 use crate::sys::{self, Resolve};
 use crate::tree;

@@ -13,10 +13,19 @@ use crate::config::Config;
 use crate::config::disks::{self, Kind, ROOT};
 use crate::error::{Because, Cause, Error, Result};
 use crate::mesos::agent;
-use crate::plan::DiskChoice;
 use crate::request::names::{Role, VolumeId};
 use crate::sys::{self, Resolve};
 use crate::trusted::{self, Missing};
+
+/// On which disk a volume is looked for.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskChoice {
+    /// On every disk.
+    Any,
+    /// On this one.
+    One(String),
+}
 
 /// An open disk.
 #[derive(Debug)]

@@ -18,11 +18,11 @@ use super::{Disk, Disks, Found};
 use crate::config::GidRange;
 use crate::error::{Because, Cause, Error, Result};
 use crate::mesos::checkpoint;
-use crate::plan::DiskChoice;
 use crate::request::names::{RESERVED, Role, VolumeId};
 use crate::sys::{self, Resolve};
 use crate::tree;
 use crate::trusted::{self, Missing};
+use crate::volume::DiskChoice;
 
 /// Deepest directory that is walked: each takes a descriptor.
 const DEEPEST: usize = 256;

@@ -19,7 +19,7 @@ use crate::container::Manager;
 use crate::error::{Because, Cause, Error, Result};
 use crate::lease::Leases;
 use crate::me::me;
-use crate::reconcile::Report;
+use crate::report::Report;
 use crate::request::names::{Role, VolumeId};
 use crate::runtime_dir::RuntimeDir;
 use crate::sys::{self, MountAttributes, Resolve};
