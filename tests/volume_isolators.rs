@@ -232,6 +232,32 @@ fn what_the_host_mounts_before_a_bidirectional_container_starts_is_there_once() 
     });
 }
 
+// After prestart the host's mount is shared no more, so that nothing can go both ways: such a container does not run.
+#[test]
+fn a_bidirectional_container_that_cannot_be_mended_is_ended() {
+    each(|runtime| {
+        let lab = lab_with_host_paths(json!({}));
+        let host = lab.dir.join("host");
+        tmpfs(&host, MsFlags::empty());
+        fs::set_permissions(&host, PermissionsExt::from_mode(0o755)).unwrap();
+        let unshare = script(&lab, "unshare", &format!("exec mount --make-private {}", host.display()));
+        let mut container = lab.container(runtime, "c");
+        let hooks = [("prestart", PRESTART), ("prestart", &unshare), ("poststart", POSTSTART), ("poststop", POSTSTOP)];
+        container.hooks(&lab.config(), &hooks);
+        with_sys_admin(&mut container).ask(&format!("host={}:/h:bidirectional", host.display())).shell("sleep 1000");
+        // runc calls poststart before it starts anything, and crun tells nobody what it answered.
+        if container.create().code == 0 {
+            let pid = container.pid();
+            let _ = container.try_to_go();
+            wait_for("its end", || !is_alive(pid));
+            container.delete();
+        }
+        wait_for("the refusal", || lab.log("c").contains("[exit 58]"));
+        umount(&host).unwrap();
+        lab.assert_clean();
+    });
+}
+
 fn mounted_below(directory: &Path) -> Vec<String> {
     let below = format!("{}/", directory.display());
     let point = |line: &str| line.split(' ').nth(4).map(str::to_owned);
