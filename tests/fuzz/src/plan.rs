@@ -6,10 +6,12 @@ use std::sync::LazyLock;
 use fs_isolator::config::disks::{Kind, ROOT};
 use fs_isolator::config::{Config, Isolator};
 use fs_isolator::container::{BundleConfig, Identity, Manager};
-use fs_isolator::plan::{self, Attachment, DiskChoice, Facts, How, Missing, Origin, Plan, Sandbox};
+use fs_isolator::mountpoint::Missing;
+use fs_isolator::plan::{self, Attachment, Facts, How, Origin, Plan, Sandbox};
 use fs_isolator::request::container_path::ContainerPath;
 use fs_isolator::request::{self, Mode, Propagation, Request, Source, VolumeRequest};
 use fs_isolator::sys::MountAttributes;
+use fs_isolator::volume::DiskChoice;
 
 /// A configuration with something of everything.
 pub static CONFIG: LazyLock<Config> = LazyLock::new(|| {
