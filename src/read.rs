@@ -42,7 +42,6 @@ pub fn known(file: File, stat: &Stat, limit: u64) -> Result<Vec<u8>> {
 /// # Errors
 /// What open(2) or read(2) answer.
 pub fn line(path: impl AsRef<Path>) -> Result<String> {
-    let mut line = Vec::new();
-    sys::read_more(File::open(path)?, &mut line, 4096)?;
+    let line = sys::read_once(File::open(path)?)?;
     Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
 }

@@ -9,7 +9,7 @@ use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -369,6 +369,28 @@ fn fill(
     // SAFETY: the kernel has written so many bytes behind the ones that were there, and they are within the capacity.
     unsafe { bytes.set_len(bytes.len() + count) };
     Ok(count)
+}
+
+/// What the kernel writes to room for 4 KiB on the stack: nothing is allocated but what there is. musl gives each larger buffer
+/// mappings of its own, and takes them away with it.
+fn short(write: impl FnOnce(&mut [MaybeUninit<u8>]) -> nix::Result<usize>) -> nix::Result<Vec<u8>> {
+    let mut place = [MaybeUninit::<u8>::uninit(); 4 << 10];
+    let count = write(&mut place)?.min(place.len());
+    // SAFETY: the kernel has written so many bytes, and they are within the place.
+    Ok(unsafe { std::slice::from_raw_parts(place.as_ptr().cast::<u8>(), count) }.to_vec())
+}
+
+/// Reads once, at most 4 KiB: read(2).
+///
+/// # Errors
+/// Whatever read(2) answers.
+pub fn read_once(fd: impl AsFd) -> nix::Result<Vec<u8>> {
+    let fd = fd.as_fd().as_raw_fd();
+    short(|place| {
+        // SAFETY: the kernel writes at most so many bytes to the place, which is borrowed until it has.
+        let answer = unsafe { libc::read(fd, place.as_mut_ptr().cast(), place.len()) };
+        Errno::result(answer).map(isize::unsigned_abs)
+    })
 }
 
 const NAMES: usize = 32 << 10;
@@ -830,7 +852,7 @@ pub fn detach_mount(proc_fds: impl AsFd, mount: impl AsFd) -> Result<()> {
 /// Whatever readlinkat(2) answers.
 pub fn path_of(proc_fds: impl AsFd, fd: impl AsFd) -> Result<OsString> {
     let name = fd.as_fd().as_raw_fd().to_string();
-    nix::fcntl::readlinkat(proc_fds, name.as_str()).named("readlinkat", "/proc/self/fd")
+    readlink_at(proc_fds, name)
 }
 
 /// Opens `/proc/self/fd`, for [`path_of`] and [`detach_mount`].
@@ -871,7 +893,18 @@ pub fn symlink_at(dir: impl AsFd, name: impl AsRef<OsStr>, target: &Path) -> Res
 /// `EINVAL` where it is none.
 pub fn readlink_at(dir: impl AsFd, name: impl AsRef<OsStr>) -> Result<OsString> {
     let name = name.as_ref();
-    nix::fcntl::readlinkat(dir, name).named("readlinkat", format_args!("{name:?}"))
+    let read = || {
+        let name = CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL)?;
+        let dir = dir.as_fd().as_raw_fd();
+        // One that fills the room is cut: PATH_MAX with its NUL is as large.
+        let path = short(|place| {
+            // SAFETY: `name` is NUL-terminated, and the kernel writes at most the length that is passed.
+            let answer = unsafe { libc::readlinkat(dir, name.as_ptr(), place.as_mut_ptr().cast(), place.len()) };
+            Errno::result(answer).map(isize::unsigned_abs)
+        })?;
+        if path.len() < 4 << 10 { Ok(OsString::from_vec(path)) } else { Err(Errno::ENAMETOOLONG) }
+    };
+    read().named("readlinkat", format_args!("{name:?}"))
 }
 
 /// Removes a name: a directory if `directory`, anything else otherwise.
@@ -996,16 +1029,15 @@ pub fn modified(fd: impl AsFd) -> Result<i64> {
 /// `EOPNOTSUPP` where the filesystem has no extended attributes, `ERANGE` where it is larger, or whatever else
 /// fgetxattr(2) answers.
 pub fn get_xattr(fd: impl AsFd, name: &CStr) -> Result<Option<Vec<u8>>> {
-    let mut value = Vec::new();
     let fd = fd.as_fd().as_raw_fd();
-    let answer = fill(&mut value, 4 << 10, |place| {
+    let answer = short(|place| {
         // SAFETY: `name` is NUL-terminated, and the kernel writes at most the length that is passed.
         let answer = unsafe { libc::fgetxattr(fd, name.as_ptr(), place.as_mut_ptr().cast(), place.len()) };
         Errno::result(answer).map(isize::unsigned_abs)
     });
     match answer {
         Err(Errno::ENODATA) => Ok(None),
-        answer => answer.map(|_| Some(value)).named("fgetxattr", format_args!("{name:?}")),
+        answer => answer.map(Some).named("fgetxattr", format_args!("{name:?}")),
     }
 }
 
