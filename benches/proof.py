@@ -17,7 +17,7 @@ def at_most(value, most, unit=""):
 
 
 def at_least(value, least):
-    return verdict(f"{value:.1f} times", f"at least {least}", value >= least)
+    return verdict(f"{value:.2f} times", f"at least {least}", value >= least)
 
 
 def on_musl(us):

@@ -349,11 +349,13 @@ macro_rules! hook_main {
 /// # Errors
 /// Whatever read(2) answers.
 pub fn read_more(fd: impl AsFd, bytes: &mut Vec<u8>, most: usize) -> nix::Result<usize> {
-    fill(bytes, most, |place| {
-        // SAFETY: the kernel writes at most so many bytes to the place, which is borrowed until it has.
-        let answer = unsafe { libc::read(fd.as_fd().as_raw_fd(), place.as_mut_ptr().cast(), place.len()) };
-        Errno::result(answer).map(isize::unsigned_abs)
-    })
+    fill(bytes, most, |place| read_into(fd.as_fd(), place))
+}
+
+fn read_into(fd: BorrowedFd<'_>, place: &mut [MaybeUninit<u8>]) -> nix::Result<usize> {
+    // SAFETY: the kernel writes at most so many bytes to the place, which is borrowed until it has.
+    let answer = unsafe { libc::read(fd.as_raw_fd(), place.as_mut_ptr().cast(), place.len()) };
+    Errno::result(answer).map(isize::unsigned_abs)
 }
 
 /// Lets the kernel write to room for `most` bytes at the end of `bytes`, which then has what was written: memory that nobody
@@ -385,12 +387,7 @@ fn short(write: impl FnOnce(&mut [MaybeUninit<u8>]) -> nix::Result<usize>) -> ni
 /// # Errors
 /// Whatever read(2) answers.
 pub fn read_once(fd: impl AsFd) -> nix::Result<Vec<u8>> {
-    let fd = fd.as_fd().as_raw_fd();
-    short(|place| {
-        // SAFETY: the kernel writes at most so many bytes to the place, which is borrowed until it has.
-        let answer = unsafe { libc::read(fd, place.as_mut_ptr().cast(), place.len()) };
-        Errno::result(answer).map(isize::unsigned_abs)
-    })
+    short(|place| read_into(fd.as_fd(), place))
 }
 
 const NAMES: usize = 32 << 10;

@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::PathBuf;
 
 use common::*;
 use fs_isolator::error::Cause;
@@ -70,15 +71,21 @@ fn inspect_tells_everything_and_what_is_not_as_it_was_recorded() {
     });
 }
 
+/// A lab with the MOUNT disk "nvme", and where that is mounted.
+fn lab_with_a_disk() -> (Lab, PathBuf) {
+    let lab = Lab::new("filesystem/linux");
+    let root = lab.dir.join("nvme");
+    tmpfs(&root, MsFlags::empty());
+    fs::set_permissions(&root, PermissionsExt::from_mode(0o755)).unwrap();
+    let disk = json!([{ "name": "nvme", "type": "MOUNT", "mount": { "root": root } }]);
+    lab.configure(json!({ "isolation": "filesystem/linux", "disks": disk }));
+    (lab, root)
+}
+
 #[test]
 fn usage_counts_each_file_once_and_crosses_nothing() {
     on(Host::Shared, || {
-        let lab = Lab::new("filesystem/linux");
-        let root = lab.dir.join("nvme");
-        tmpfs(&root, MsFlags::empty());
-        fs::set_permissions(&root, PermissionsExt::from_mode(0o755)).unwrap();
-        let disk = json!([{ "name": "nvme", "type": "MOUNT", "mount": { "root": root } }]);
-        lab.configure(json!({ "isolation": "filesystem/linux", "disks": disk }));
+        let (lab, root) = lab_with_a_disk();
         let db = lab.volume("db");
         let usage = |id: &str| json_of(lab.cli(&["volume", "inspect", id, "--usage", "--json"]))["usage"].clone();
         let empty = usage("db")["bytes"].as_u64().unwrap();
@@ -109,12 +116,7 @@ fn usage_counts_each_file_once_and_crosses_nothing() {
 #[test]
 fn status_tells_at_once_what_a_disk_knows_and_counts_on_request() {
     on(Host::Shared, || {
-        let lab = Lab::new("filesystem/linux");
-        let root = lab.dir.join("nvme");
-        tmpfs(&root, MsFlags::empty());
-        fs::set_permissions(&root, PermissionsExt::from_mode(0o755)).unwrap();
-        let disk = json!([{ "name": "nvme", "type": "MOUNT", "mount": { "root": root } }]);
-        lab.configure(json!({ "isolation": "filesystem/linux", "disks": disk }));
+        let (lab, root) = lab_with_a_disk();
         fs::write(lab.volume("db").join("file"), vec![1; 1 << 20]).unwrap();
         lab.cli(&["volume", "create", "--disk", "nvme", "fast"]).ok();
         fs::write(root.join("file"), vec![1; 3 << 20]).unwrap();
