@@ -6,8 +6,8 @@ mod common;
 mod podman;
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, chown};
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::*;
@@ -600,6 +600,43 @@ fn the_containers_of_a_pod_exchange_files_through_their_parent() {
         podman.log();
         podman.refused(&podman.shell(&["--annotation", ask], "echo STARTED"), 66);
         podman.run(&["rm", "-f", "-t", "0", "app", "sidecar", "stranger"]).ok();
+        podman.assert_clean();
+    });
+}
+
+// Neither while it runs nor after, not even in an image that is made of it.
+#[test]
+fn a_secret_is_in_no_file_of_podman() {
+    const WORD: &str = "swordfish-0452";
+    each("filesystem/linux", |podman| {
+        let file = podman.path("secret");
+        fs::write(&file, WORD).unwrap();
+        fs::set_permissions(&file, PermissionsExt::from_mode(0o400)).unwrap();
+        let secrets = json!([{ "name": "db", "path": file, "roles": ["default"] }]);
+        podman.configure(json!({ "isolation": "filesystem/linux", "secrets": secrets }));
+        let found = || {
+            let mut found = files_with(&podman.lab.dir, WORD);
+            found.extend(
+                ["/run/fs-isolator", "/var/lib/containers"].iter().flat_map(|dir| files_with(dir.as_ref(), WORD)),
+            );
+            found.retain(|path| *path != file);
+            found
+        };
+        let ask = "io.fs-isolator.volumes=secret=db:/run/secrets/db;secret=db:db;secret=db:/etc/passwd";
+        podman.start("app", &["--annotation", ask]);
+        let look = format!("cat /run/secrets/db {SANDBOX}/db /etc/passwd");
+        assert_eq!(podman.exec("app", &look).ok().out, WORD.repeat(3));
+        assert_eq!(found(), [""; 0].map(PathBuf::from), "while it runs");
+        podman.run(&["commit", "-q", "app", "localhost/of-app"]).ok();
+        podman.run(&["stop", "-t", "0", "app"]).ok();
+        podman.settled();
+        assert_eq!(found(), [""; 0].map(PathBuf::from), "after it");
+        // What the container copies is found: the search would have found the rest.
+        podman.run(&["start", "app"]).ok();
+        podman.exec("app", "cp /run/secrets/db /copy").ok();
+        assert!(found().iter().any(|path| path.ends_with("diff/copy")), "{:?}", found());
+        podman.run(&["rm", "-f", "-t", "0", "app"]).ok();
+        assert_eq!(found(), [""; 0].map(PathBuf::from));
         podman.assert_clean();
     });
 }

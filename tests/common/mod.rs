@@ -382,6 +382,12 @@ impl Drop for Lab {
     }
 }
 
+/// Files below a directory that have a text in them.
+pub fn files_with(directory: &Path, text: &str) -> Vec<PathBuf> {
+    let ran = run("grep", &["-rl", "--devices=skip", text, directory.to_str().unwrap()]);
+    ran.out.lines().map(PathBuf::from).collect()
+}
+
 pub fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<String> = match fs::read_dir(directory) {
         Ok(entries) => entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect(),
