@@ -107,6 +107,29 @@ impl Live {
         Ok(Live { init, pidfd, namespace, user_namespace })
     }
 
+    /// Sees that the process is in the mount namespace that its runtime made: in one of its own making it is master of its
+    /// mounts, and could make writable what is read-only.
+    ///
+    /// # Errors
+    /// [`Cause::Pid`].
+    pub fn check_home(&self, user_namespace: bool) -> Result<()> {
+        let doing = || format!("the namespaces of process {} cannot be compared", self.init.pid);
+        let id = |fd: &OwnedFd| sys::stat(fd).because(Cause::Pid, doing).map(|stat| stat.id);
+        let mine = id(&File::open("/proc/self/ns/user").because(Cause::Pid, doing)?.into())?;
+        // One that is above this process's own cannot be told.
+        let is_right = sys::owner_of(&self.namespace).is_ok_and(|owner| {
+            let is_mine = |fd: &OwnedFd| id(fd).is_ok_and(|id| id == mine);
+            let is_its_own = self.user_namespace.as_ref().is_none_or(|own| id(&own.fd).ok() == id(&owner).ok());
+            is_mine(&owner)
+                || (user_namespace && is_its_own && sys::parent_of(&owner).is_ok_and(|above| is_mine(&above)))
+        });
+        if is_right {
+            return Ok(());
+        }
+        Err(Error::new(Cause::Pid, format!("process {} has gone into namespaces of its own making", self.init.pid))
+            .remedy("nothing can be attached to such a container while it runs: ask for the volume at its start"))
+    }
+
     /// Whether its mount namespace is this one.
     ///
     /// # Errors

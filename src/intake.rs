@@ -12,7 +12,7 @@ use crate::container::manager::{self, Claims, Manager};
 use crate::container::{BundleConfig, bundle};
 use crate::error::{Because, Cause, Error, Result};
 use crate::me::me;
-use crate::plan::{self, Facts, Plan};
+use crate::plan::{self, Attachment, Facts, Plan};
 use crate::{request, sys};
 
 /// A bundle that was opened and read.
@@ -51,6 +51,21 @@ pub fn plan(
     bundle: &BundleConfig,
     config: &Config,
 ) -> Result<Option<Plan>> {
+    plan_beside(&[], id, annotations, bundle_path, bundle, config)
+}
+
+/// The same for what a running container gets in addition to what it has.
+///
+/// # Errors
+/// As [`plan`], and those of [`plan::make_beside`].
+pub fn plan_beside(
+    present: &[Attachment],
+    id: &str,
+    annotations: &HashMap<String, String>,
+    bundle_path: &Path,
+    bundle: &BundleConfig,
+    config: &Config,
+) -> Result<Option<Plan>> {
     let default = config.default_request();
     let is_asked = request::is_asked(annotations);
     if !is_asked && default.is_none() {
@@ -81,7 +96,7 @@ pub fn plan(
         return Ok(None);
     }
     let facts = Facts { manager, identity: &claims.identity, pod: claims.pod, bundle };
-    plan::make(facts, &request, config).map(Some)
+    plan::make_beside(present, facts, &request, config).map(Some)
 }
 
 /// Finds the manager by the bundle's real path; the configured directories are resolved only if none matches as

@@ -10,6 +10,12 @@ use std::path::PathBuf;
 pub struct Mount {
     /// Mount id.
     pub id: u64,
+    /// Mount id of the mount that it is mounted on.
+    pub parent: u64,
+    /// Its filesystem, by major and minor number.
+    pub device: (u32, u32),
+    /// Which directory or file of that filesystem is its root.
+    pub root: PathBuf,
     /// Where it is, as the process that was asked about sees it.
     pub mount_point: PathBuf,
     /// Type of its filesystem.
@@ -28,9 +34,12 @@ pub fn parse(text: &[u8]) -> Vec<Mount> {
 
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
-    let id = number(fields.next()?)?;
-    let mount_point = unescape(fields.nth(3)?);
-    let mut mount = Mount { id, mount_point, filesystem: String::new(), shared: None, master: None };
+    let (id, parent) = (number(fields.next()?)?, number(fields.next()?)?);
+    let (major, minor) = std::str::from_utf8(fields.next()?).ok()?.split_once(':')?;
+    let device = (major.parse().ok()?, minor.parse().ok()?);
+    let (root, mount_point) = (unescape(fields.next()?), unescape(fields.next()?));
+    let filesystem = String::new();
+    let mut mount = Mount { id, parent, device, root, mount_point, filesystem, shared: None, master: None };
     // After the mount options come optional fields, up to a lone hyphen.
     fields.next();
     for field in fields.by_ref().take_while(|field| *field != b"-") {

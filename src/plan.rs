@@ -103,7 +103,7 @@ impl Attachment {
 }
 
 /// Where an attachment comes from.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
     /// The container's sandbox.
@@ -157,7 +157,7 @@ pub enum Origin {
 }
 
 /// How something is attached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum How {
     /// A bind mount.
@@ -191,6 +191,14 @@ pub struct Facts<'a> {
 /// # Errors
 /// Each reason for which a request cannot be granted without looking at the host; see [`Cause`].
 pub fn make(facts: Facts<'_>, request: &Request, config: &Config) -> Result<Plan> {
+    make_beside(&[], facts, request, config)
+}
+
+/// Makes the plan for what a running container gets in addition to what it has.
+///
+/// # Errors
+/// Those of [`make`]; [`Cause::PathConflict`] where it would be in the way of what is there.
+pub fn make_beside(present: &[Attachment], facts: Facts<'_>, request: &Request, config: &Config) -> Result<Plan> {
     let isolator = admit(request, config)?;
     let bundle = facts.bundle;
     if isolator != Isolator::Posix && !bundle.mount_namespace {
@@ -210,7 +218,7 @@ pub fn make(facts: Facts<'_>, request: &Request, config: &Config) -> Result<Plan
         };
         attachments.push(attachment(facts, request, config, isolator, volume).map_err(named)?);
     }
-    follow_sandbox_paths(&mut attachments)?;
+    follow_sandbox_paths(&mut attachments, present)?;
     let sandbox = match isolator {
         Isolator::Posix => Sandbox::WorkingDirectory(working_directory),
         Isolator::Linux if request.sandbox || attachments.iter().any(needs_sandbox) => Sandbox::Own,
@@ -219,13 +227,17 @@ pub fn make(facts: Facts<'_>, request: &Request, config: &Config) -> Result<Plan
         }
         _ => Sandbox::None,
     };
-    if isolator == Isolator::Linux && sandbox == Sandbox::Own {
+    let has_sandbox = present.iter().any(|attachment| attachment.from == Origin::Sandbox);
+    if isolator == Isolator::Linux && sandbox == Sandbox::Own && !has_sandbox {
         attachments.push(sandbox_attachment(config));
     }
     // Parents first: a child is mounted on top of its parent, whatever the order of asking (MESOS-7770).
     attachments.sort_by(|a, b| (a.target.depth(), &a.target).cmp(&(b.target.depth(), &b.target)));
     check_conflicts(&attachments, isolator, bundle)?;
-    place_missing(&mut attachments, isolator, facts, config);
+    for attachment in &attachments {
+        present.iter().try_for_each(|there| check_beside(attachment, there, isolator))?;
+    }
+    place_missing(&mut attachments, present, isolator, facts, config);
     Ok(Plan {
         manager: facts.manager,
         identity: facts.identity.clone(),
@@ -254,16 +266,15 @@ fn needs_sandbox(attachment: &Attachment) -> bool {
 /// A path of the sandbox at or below something that is attached there is that: on the host it is mounted nowhere, and
 /// the directory there only its mount point (MESOS-7770: Marathon's way to have a volume at an absolute path). It has the
 /// volume's lease, and is read-only where either is.
-fn follow_sandbox_paths(attachments: &mut [Attachment]) -> Result<()> {
+fn follow_sandbox_paths(attachments: &mut [Attachment], present: &[Attachment]) -> Result<()> {
     for index in 0..attachments.len() {
         let Origin::InSandbox { path } = attachments[index].from.clone() else { continue };
         let covers = |other: &Attachment| {
             let rest = path.within(other.in_sandbox.as_ref()?)?;
             Some((other.clone(), rest.to_vec()))
         };
-        let Some((other, rest)) = attachments.iter().filter_map(covers).min_by_key(|(_, rest)| rest.len()) else {
-            continue;
-        };
+        let all = attachments.iter().chain(present);
+        let Some((other, rest)) = all.filter_map(covers).min_by_key(|(_, rest)| rest.len()) else { continue };
         let attachment = &mut attachments[index];
         let from = below(other.from, &rest).and_then(|from| {
             let what = || format!("{path} of the sandbox would lie in {}, which is a file", other.label);
@@ -653,8 +664,33 @@ fn check_conflicts(attachments: &[Attachment], isolator: Isolator, bundle: &Bund
     Ok(())
 }
 
+/// Holds what is new against something that a running container has.
+///
+/// # Errors
+/// [`Cause::PathConflict`].
+pub fn check_beside(new: &Attachment, there: &Attachment, isolator: Isolator) -> Result<()> {
+    let conflict = |what: String| Err(new.named(Error::new(Cause::PathConflict, what)));
+    if there.target.within(&new.target).is_some() {
+        return conflict(format!("{} would hide {}, which is attached at {}", new.target, there.label, there.target));
+    }
+    if new.target.within(&there.target).is_none() {
+        return Ok(());
+    }
+    match there.from {
+        Origin::Secret { .. } => conflict(format!("{} would lie in {}, which is a file", new.target, there.label)),
+        _ if isolator == Isolator::Posix => conflict(format!("{} would lie inside {}", new.target, there.label)),
+        _ => Ok(()),
+    }
+}
+
 /// Decides where a mount point may be made: in the sandbox and in the container's own root only.
-fn place_missing(attachments: &mut [Attachment], isolator: Isolator, facts: Facts<'_>, config: &Config) {
+fn place_missing(
+    attachments: &mut [Attachment],
+    present: &[Attachment],
+    isolator: Isolator,
+    facts: Facts<'_>,
+    config: &Config,
+) {
     for index in 0..attachments.len() {
         let attachment = &attachments[index];
         if isolator == Isolator::Shared {
@@ -663,10 +699,11 @@ fn place_missing(attachments: &mut [Attachment], isolator: Isolator, facts: Fact
             continue;
         }
         // The deepest thing that covers the target decides.
-        let volume = attachments[..index].iter().rev().find_map(|other| {
+        let covering = |other: &Attachment| {
             let rest = attachment.target.within(&other.target)?;
             Some((other.target.depth(), covered_by(other, rest, facts, config)))
-        });
+        };
+        let volume = attachments[..index].iter().chain(present).filter_map(covering).max_by_key(|(depth, _)| *depth);
         let mount = facts.bundle.mounts.iter().rev().filter_map(|mount| {
             let destination = mount.destination.as_ref()?;
             let rest = attachment.target.within(destination)?;

@@ -19,6 +19,7 @@ use crate::container::{Identity, Manager};
 use crate::error::{Because, Cause, Error, Result};
 use crate::holders::File;
 use crate::init::Life;
+use crate::plan::{How, Origin};
 use crate::request::names::{Role, VolumeId};
 use crate::runtime_dir::{LARGEST, Locked, Open, RuntimeDir, whole_lines};
 use crate::steps::Step;
@@ -151,6 +152,22 @@ pub enum Line {
         /// What it is.
         file: File,
     },
+    /// These are about to be moved into a container that runs: until a `Done` has them, whoever comes next takes them out.
+    Attaching {
+        /// What is moved.
+        attachments: Vec<Attached>,
+    },
+    /// What is attached there is about to be taken out of a container that runs.
+    Detaching {
+        /// Its path in the container.
+        target: String,
+    },
+    /// A volume is taken out of a container that runs, of which something uses it still: it is held until the
+    /// container's end.
+    Lingers {
+        /// Its directory.
+        volume: FileId,
+    },
     /// Everything is done.
     Done {
         /// What the container must have now.
@@ -197,6 +214,17 @@ pub struct Attached {
     pub bidirectional: bool,
     /// The persistent volume behind it.
     pub volume: Option<VolumeRecord>,
+    /// What the plan had for it.
+    pub planned: Planned,
+}
+
+/// What a plan had for something that is attached: by that a later request is compared with it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Planned {
+    /// Where it comes from.
+    pub from: Origin,
+    /// How it is attached.
+    pub how: How,
 }
 
 impl Attached {
@@ -365,6 +393,12 @@ impl Record {
         })
     }
 
+    /// Whether a volume is held until the container's end, since something used it when it was taken out.
+    #[must_use]
+    pub fn lingers(&self, file: FileId) -> bool {
+        self.lines.contains(&Line::Lingers { volume: file })
+    }
+
     /// Binds of the bundle's own that should follow the host, if its prestart came to its end.
     #[must_use]
     pub fn binds(&self) -> &[(String, String)] {
@@ -400,8 +434,13 @@ impl Record {
         for line in &self.lines {
             let counts = match line {
                 Line::Made { file, .. } | Line::Hold { file, .. } => self.holds(*file),
-                Line::Lease { .. } | Line::Sandbox { .. } | Line::PodSandbox { .. } => true,
-                Line::Making { .. } | Line::MakingVolume { .. } | Line::GivenUp { .. } | Line::Done { .. } => false,
+                Line::Lease { .. } | Line::Sandbox { .. } | Line::PodSandbox { .. } | Line::Lingers { .. } => true,
+                Line::Making { .. }
+                | Line::MakingVolume { .. }
+                | Line::GivenUp { .. }
+                | Line::Attaching { .. }
+                | Line::Detaching { .. }
+                | Line::Done { .. } => false,
             };
             if counts && !lines.contains(line) {
                 lines.push(line.clone());

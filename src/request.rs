@@ -38,7 +38,7 @@ pub enum Mode {
 }
 
 /// Propagation that a volume names; without one, the plan decides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Propagation {
     /// Later host mounts below the volume appear in the container.

@@ -163,6 +163,14 @@ pub struct FileId {
     pub ino: u64,
 }
 
+impl FileId {
+    /// Major and minor number of its device.
+    #[must_use]
+    pub fn device(self) -> (u32, u32) {
+        (libc::major(self.dev), libc::minor(self.dev))
+    }
+}
+
 /// What a directory says that a name of it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -827,6 +835,46 @@ pub fn close_inherited() -> Result<()> {
 /// Whatever setns(2) answers.
 pub fn enter_mount_namespace(namespace: impl AsFd) -> Result<()> {
     nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNS).named("setns", "a mount namespace")
+}
+
+/// The user namespace that owns a namespace: ioctl_ns(2).
+///
+/// # Errors
+/// `EPERM` where that is above this process's own.
+pub fn owner_of(namespace: impl AsFd) -> Result<OwnedFd> {
+    related(namespace.as_fd(), nix::request_code_none!(0xb7, 1))
+}
+
+/// The namespace above a user or pid namespace: ioctl_ns(2).
+///
+/// # Errors
+/// `EPERM` where that is above this process's own, or there is none.
+pub fn parent_of(namespace: impl AsFd) -> Result<OwnedFd> {
+    related(namespace.as_fd(), nix::request_code_none!(0xb7, 2))
+}
+
+fn related(namespace: BorrowedFd<'_>, request: libc::c_ulong) -> Result<OwnedFd> {
+    // SAFETY: NS_GET_USERNS and NS_GET_PARENT take no argument.
+    let answer = unsafe { libc::ioctl(namespace.as_raw_fd(), request as _) };
+    let raw = Errno::result(answer).named("ioctl", "a namespace")?;
+    // SAFETY: these requests return a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// What two tasks may share: kcmp(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Common {
+    /// Their open files.
+    Files = 2,
+    /// Their working and root directories.
+    Directories = 3,
+}
+
+/// Whether two tasks share that; not where the kernel does not tell.
+#[must_use]
+pub fn have_in_common(one: i32, other: i32, what: Common) -> bool {
+    // SAFETY: no pointers.
+    unsafe { libc::syscall(libc::SYS_kcmp, one, other, what as libc::c_int, 0, 0) == 0 }
 }
 
 /// Detaches the mount whose root is `mount`, in the current mount namespace. There is no umount2(2) for a descriptor, and a

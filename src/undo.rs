@@ -107,6 +107,8 @@ fn undo_lines(runtime: &RuntimeDir, record: &Record, from: usize, config: &Confi
             // have put something into it since.
             Line::PodSandbox { path, remove_at_stop: true } => keep(remove_unheld(Path::new(path))),
             Line::PodSandbox { path, .. } => touch(Path::new(path)),
+            // Mounts end with their namespace; in one that lives, whoever begins the next command has taken them out.
+            Line::Attaching { .. } | Line::Detaching { .. } | Line::Lingers { .. } => {}
             Line::GivenUp { .. } | Line::Done { .. } => {}
         }
     }

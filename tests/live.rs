@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
 use common::*;
@@ -195,6 +195,141 @@ fn an_update_is_all_or_nothing() {
     });
 }
 
+// What is kept is the very thing that is asked for; what is new lies neither in what goes nor over what stays.
+#[test]
+fn an_update_is_exact() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        fs::write(lab.volume("db").join("default"), "").unwrap();
+        lab.volume_of("other", "db");
+        for name in ["sub", "x"] {
+            fs::create_dir(lab.volume_path("default", "db").join(name)).unwrap();
+        }
+        lab.volume("b");
+        let mut container = lab.container(runtime, "c");
+        container.ask("db:/d").start("sleep 1000");
+        let update = |words: &[&str]| lab.live(&container, "update", words);
+        for other in ["role=other", "subpath=sub", "shared", "private", "slave", "ro"] {
+            let ran = update(&[&format!("db:/d:{other}")]);
+            assert!(ran.code == 38 && ran.err.contains("in another way"), "{other}: {ran:?}");
+        }
+        assert_eq!(update(&["db:/d:role=default"]).ok().out, "", "the same in other words");
+        for (words, what) in [(&["b:/d/x"][..], "lies in db:/d"), (&["b:/"], "container path")] {
+            let ran = update(words);
+            assert!(ran.code != 0 && ran.err.contains(what), "{words:?}: {ran:?}");
+        }
+        container.exec("test -e /d/default && test ! -e /d/x/f").ok();
+        for nothing in ["", " ", "[]"] {
+            lab.live(&container, "update", &["db:/d"]).ok();
+            assert_eq!(lab.live(&container, "attach", &[nothing]).code, 34, "{nothing:?}");
+            assert_eq!(update(&[nothing]).ok().out, "detached db:/d\n", "{nothing:?}");
+        }
+        container.delete();
+        lab.assert_clean();
+    });
+}
+
+// A path of the sandbox is the volume that lies there (MESOS-7770), also where that was there before.
+#[test]
+fn a_path_of_the_sandbox_is_the_volume_that_is_there() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        let db = lab.volume("db");
+        let mut container = lab.container(runtime, "c");
+        container.ask("db:data").start("sleep 1000");
+        lab.live(&container, "attach", &["sandbox=data:/var/lib/mysql"]).ok();
+        container.exec("echo row > /var/lib/mysql/row").ok();
+        assert!(db.join("row").exists());
+        assert_eq!(lab.live(&container, "update", &["db:data", "sandbox=data:/var/lib/mysql"]).ok().out, "");
+        lab.live(&container, "detach", &["data"]).ok();
+        assert_eq!(lab.cli(&["volume", "destroy", "--yes", "db"]).code, 71, "it is attached still");
+        container.exec("cat /var/lib/mysql/row").ok();
+        container.delete();
+        lab.assert_clean();
+    });
+}
+
+// By any name of the directory: a link in the image is one.
+#[test]
+fn nothing_is_hidden_or_taken_along() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        fs::create_dir(lab.volume("a").join("b")).unwrap();
+        fs::write(lab.volume("b").join("f"), "").unwrap();
+        let mut container = lab.container(runtime, "c");
+        fs::create_dir_all(container.rootfs().join("run")).unwrap();
+        fs::create_dir_all(container.rootfs().join("var")).unwrap();
+        symlink("../run", container.rootfs().join("var/run")).unwrap();
+        container.annotate("io.fs-isolator.sandbox", "true").start("sleep 1000");
+        let live = |verb: &str, words: &[&str]| lab.live(&container, verb, words);
+        live("attach", &["a:/var/run/a"]).ok();
+        live("detach", &["/var/run/a"]).ok();
+        assert_eq!(names(&container.rootfs().join("run")), [""; 0], "its mount point is gone");
+        live("attach", &["a:/var/run/a"]).ok();
+        live("attach", &["b:/run/a/b"]).ok();
+        for options in [&["/var/run/a"][..], &["--lazy", "/var/run/a"]] {
+            let ran = live("detach", options);
+            assert!(ran.code == 38 && ran.err.contains("b:/run/a/b is attached in it"), "{ran:?}");
+        }
+        let ran = live("update", &["b:/run/a/b"]);
+        assert!(ran.code == 38, "{ran:?}");
+        live("attach", &["a:/srv/x", "b:data"]).ok();
+        for (volumes, what) in [("b:/run", "hide"), ("b:/srv", "hide"), ("b:/mnt/mesos", "hide")] {
+            let ran = live("attach", &[volumes]);
+            assert!(ran.code == 38 && ran.err.contains(what), "{volumes}: {ran:?}");
+        }
+        let ran = live("detach", &["--lazy", "/mnt/mesos/sandbox"]);
+        assert!(ran.code == 38 && ran.err.contains("b:data"), "{ran:?}");
+        container.exec("test -e /run/a/b/f && test -e /mnt/mesos/sandbox/data/f && test -d /srv/x").ok();
+        live("update", &[]).ok();
+        container.exec("test ! -e /run/a && test ! -e /srv && test -d /mnt/mesos/sandbox").ok();
+        container.delete();
+        lab.assert_clean();
+    });
+}
+
+// The sandbox is where the container has it, whatever the configuration says by now.
+#[test]
+fn a_sandbox_stays_where_it_is() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        lab.volume("db");
+        lab.volume("v");
+        let mut container = lab.container(runtime, "c");
+        container.annotate("io.fs-isolator.sandbox", "true").ask("v:/v").start("sleep 1000");
+        lab.configure(json!({ "isolation": "filesystem/linux", "sandbox_directory": "/elsewhere" }));
+        assert_eq!(lab.live(&container, "update", &["v:/v"]).ok().out, "");
+        lab.live(&container, "attach", &["db:data"]).ok();
+        container.exec("test -d /mnt/mesos/sandbox/data && test ! -e /elsewhere").ok();
+        lab.live(&container, "detach", &["data"]).ok();
+        container.delete();
+        lab.assert_clean();
+    });
+}
+
+// However many times something is attached, the record stays one that can be read.
+#[test]
+fn a_record_does_not_grow_with_each_command() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        lab.volume("v");
+        let mut container = lab.container(runtime, "c");
+        container.start("sleep 1000");
+        let size = || {
+            let records = lab.runtime_dir().join("records");
+            fs::metadata(records.join(&lab.runtime_files("records")[0])).unwrap().len()
+        };
+        lab.live(&container, "attach", &["v:/a"]).ok();
+        let one = size();
+        for path in ["b", "c", "d", "e", "f"] {
+            lab.live(&container, "attach", &[&format!("v:/{path}")]).ok();
+        }
+        assert!(size() < 6 * one, "{} after {one}", size());
+        container.delete();
+        lab.assert_clean();
+    });
+}
+
 // A container is named by its id, by the beginning of it, or by its process.
 #[test]
 fn containers_are_found() {
@@ -217,8 +352,10 @@ fn containers_are_found() {
         one.exec("test -d /d").ok();
         let pid = two.pid().to_string();
         one.kill();
-        assert_eq!(at(&["web-1", "db:/d"]).code, 0, "the only one that runs and begins so");
-        two.exec("test -d /d").ok();
+        let ran = at(&["web-1", "db:/d"]);
+        assert!(ran.code == 78 && ran.err.contains("does not run"), "never one whose id only begins so: {ran:?}");
+        two.exec("test ! -e /d").ok();
+        at(&["web-10", "db:/d"]).ok();
         lab.cli(&["detach", "--runtime-root", &root, "--pid", &pid, "/d"]).ok();
         assert_eq!(lab.cli(&["detach", "--runtime-root", &root, "--pid", "1", "/d"]).code, 78);
         one.delete();

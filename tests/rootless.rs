@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use common::*;
-use rootless::{HOME, RUN, Rootless, UID};
+use rootless::{HOME, RUN, Rootless, UID, text};
 use serde_json::json;
 
 /// Runs a test with each runtime, on a host of its own.
@@ -51,6 +51,34 @@ fn a_volume_of_the_user_in_containers_of_the_user() {
         assert!(rootless.runtime_dir().join("records").is_dir());
         wait_for("poststop", || names(&rootless.runtime_dir().join("records")).is_empty());
         assert!(names(&Path::new(RUN).join("fs-isolator/leases")).is_empty());
+    });
+}
+
+// A running container's mounts are its user's root's to change; that one may not follow /proc/PID/map_files.
+#[test]
+fn a_running_container_of_the_user_gets_a_volume() {
+    each(|rootless| {
+        for id in ["db", "other"] {
+            rootless.cli(&["volume", "create", id]).ok();
+        }
+        rootless.start("c", &["--annotation", "io.fs-isolator.volumes=db:/d"]);
+        let id = rootless.run(&["inspect", "--format", "{{.Id}}", "c"]).ok().out.trim().to_owned();
+        let ran = rootless.cli(&["attach", &id, "other:/e"]);
+        assert!(ran.code == 2 && ran.err.contains("podman unshare"), "{ran:?}");
+        let (program, config) = (rootless.path("bin/fs-isolator"), rootless.lab.config());
+        let unshared =
+            |words: &[&str]| rootless.unshared(text(&program), &[&["--config", text(&config)], words].concat());
+        unshared(&["attach", &id, "other:/e"]).ok();
+        rootless.run(&["exec", "c", "sh", "-c", "cp /bin/busybox /d/busybox; echo 1 > /e/f"]).ok();
+        unshared(&["detach", &id, "/e"]).ok();
+        assert!(rootless.work().join("volumes/roles/default/other/f").exists());
+        // Only a mapping uses the volume.
+        rootless.run(&["exec", "-d", "c", "/d/busybox", "sleep", "1000"]).ok();
+        wait_for("it", || run("pgrep", &["-f", "/d/busybox sleep"]).code == 0);
+        let ran = unshared(&["detach", &id, "/d"]);
+        assert!(ran.code == 80 && ran.err.contains("(busybox)"), "{ran:?}");
+        unshared(&["detach", "--lazy", &id, "/d"]).ok();
+        rootless.run(&["rm", "-f", "-t", "0", "c"]).ok();
     });
 }
 

@@ -10,6 +10,7 @@ use crate::attach::{Inside, Moved, Phase, Tree, attributes};
 use crate::error::{Because, Cause, Error, Result};
 use crate::mountpoint::MountPoints;
 use crate::plan::Attachment;
+use crate::record::{Attached, Line};
 use crate::request::container_path::ContainerPath;
 use crate::steps;
 use crate::sys::{self, FileId, MountAttributes, Resolve, SetPropagation};
@@ -39,9 +40,13 @@ pub fn mount_all(job: &mut Job<'_>, sources: Vec<Opened>, may_cover_mounts: bool
         trees.push(tree.map_err(|error| attachment.named(error))?);
     }
     steps::done("open");
-    let places = move_all(job, &sources, &trees, may_cover_mounts)?;
     let attached = |(attachment, opened): (&Attachment, &Opened)| opened.attached(job.plan, attachment, job.proc_fds);
-    let attached = job.plan.attachments.iter().zip(&sources).map(attached).collect();
+    let attached: Vec<Attached> = job.plan.attachments.iter().zip(&sources).map(attached).collect();
+    if job.phase == Phase::Running {
+        // A container that starts ends with a hook that is killed; one that runs goes on with what was moved into it.
+        job.record.add(Line::Attaching { attachments: attached.clone() })?;
+    }
+    let places = move_all(job, &sources, &trees, may_cover_mounts)?;
     Ok(Outcome { attached, open: (sources, trees, places) })
 }
 

@@ -13,7 +13,7 @@ use crate::config::disks::{Kind, ROOT};
 use crate::error::{Because, Cause, Error, Result, shell_word};
 use crate::lease::Leases;
 use crate::plan::{Attachment, How, Origin, Plan};
-use crate::record::{Attached, Line, VolumeRecord};
+use crate::record::{Attached, Line, Planned, VolumeRecord};
 use crate::request::Propagation;
 use crate::request::container_path::ContainerPath;
 use crate::request::names::{Role, VolumeId};
@@ -412,6 +412,7 @@ impl Opened {
                 disk: volume.found.disk.name().to_owned(),
                 file: volume.found.stat.id,
             }),
+            planned: Planned { from: attachment.from.clone(), how: attachment.how },
         }
     }
 

@@ -50,6 +50,7 @@ pub fn default_roots() -> Vec<PathBuf> {
 pub fn find(which: &Which<'_>, roots: &[PathBuf]) -> Result<Running> {
     let mut found: Vec<Running> = Vec::new();
     let mut others: Vec<String> = Vec::new();
+    let mut is_whole = false;
     for root in roots {
         let Ok(entries) = std::fs::read_dir(root) else { continue };
         for entry in entries.flatten() {
@@ -58,13 +59,14 @@ pub fn find(which: &Which<'_>, roots: &[PathBuf]) -> Result<Running> {
                 others.push(id);
                 continue;
             }
+            is_whole |= matches!(which, Which::Id(wanted) if id == *wanted);
             found.extend(read(&entry.path(), id).filter(|one| lives(one.pid)));
         }
     }
     match which {
         Which::Pid(pid) => found.retain(|one| one.pid == *pid),
-        // The whole id beats what begins with it.
-        Which::Id(id) if found.iter().any(|one| one.id == *id) => found.retain(|one| one.id == *id),
+        // The whole id beats what begins with it, also where that container does not run.
+        Which::Id(id) if is_whole => found.retain(|one| one.id == *id),
         Which::Id(_) => {}
     }
     let named = match which {
@@ -73,6 +75,7 @@ pub fn find(which: &Which<'_>, roots: &[PathBuf]) -> Result<Running> {
     };
     match found.len() {
         1 => found.pop().ok_or_else(|| Error::new(Cause::ContainerUnknown, named)),
+        0 if is_whole => Err(Error::new(Cause::ContainerUnknown, format!("container {named} does not run"))),
         0 => {
             let list: Vec<String> = roots.iter().map(|root| root.display().to_string()).collect();
             let error =

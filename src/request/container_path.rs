@@ -131,6 +131,13 @@ impl serde::Serialize for ContainerPath {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for ContainerPath {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<ContainerPath, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        ContainerPath::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
 impl schemars::JsonSchema for ContainerPath {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "ContainerPath".into()

@@ -48,7 +48,7 @@ impl fmt::Display for VolumeId {
 }
 
 /// The name of a secret, as a Mesos `Secret` refers to it: `NAME`, or `NAME/KEY`.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(transparent)]
 pub struct SecretName(String);
 

@@ -18,7 +18,7 @@ use crate::sys::{self, Resolve};
 use crate::trusted::{self, Missing};
 
 /// On which disk a volume is looked for.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DiskChoice {
     /// On every disk.
