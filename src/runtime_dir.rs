@@ -1,7 +1,8 @@
 //! `runtime_dir`: small files that say what was done for live containers, and locks on them.
 //!
 //! A record is only ever appended to, whole lines with one write(2), under its own lock. A hook
-//! that is killed in between leaves whole lines, and a torn last one is no line.
+//! that is killed in between leaves whole lines, and a torn last one is no line: whoever opens the
+//! record to write cuts it off, or the next line would be one with it.
 #![forbid(unsafe_code)]
 
 use std::cell::OnceCell;
@@ -115,8 +116,12 @@ pub fn subdirectory(root: &OwnedFd, name: &str) -> Result<OwnedFd> {
 /// The whole lines of a text: a torn last one is none.
 #[must_use]
 pub fn whole_lines(text: &[u8]) -> Vec<String> {
-    let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-    String::from_utf8_lossy(&text[..whole]).lines().map(str::to_owned).collect()
+    String::from_utf8_lossy(&text[..whole(text)]).lines().map(str::to_owned).collect()
+}
+
+/// Where the last whole line ends.
+fn whole(text: &[u8]) -> usize {
+    text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1)
 }
 
 /// How to open a file that is locked.
@@ -135,8 +140,8 @@ pub enum Open {
 pub struct Locked {
     file: File,
     name: String,
-    /// Nothing was ever written to it.
-    is_empty: bool,
+    /// How long it is, in bytes.
+    size: u64,
 }
 
 impl Locked {
@@ -159,17 +164,17 @@ impl Locked {
             // Whoever had the lock before may have removed the file: then this is the lock of nothing.
             let stat = sys::stat(&fd).because(Cause::RuntimeDir, doing)?;
             if stat.links > 0 {
-                return Ok(Some(Locked { file: fd.into(), name: name.to_owned(), is_empty: stat.size == 0 }));
+                return Ok(Some(Locked { file: fd.into(), name: name.to_owned(), size: stat.size }));
             }
         }
     }
 
-    /// The whole lines in the file.
+    /// The whole lines in the file, and no others from now on: a torn last one is cut off.
     ///
     /// # Errors
     /// [`Cause::RuntimeDir`].
     pub fn lines(&mut self) -> Result<Vec<String>> {
-        if self.is_empty {
+        if self.size == 0 {
             return Ok(Vec::new());
         }
         let doing = || format!("{} under runtime_dir cannot be read", self.name);
@@ -179,7 +184,17 @@ impl Locked {
             // What is beyond could be what matters.
             return Err(Error::new(Cause::RuntimeDir, format!("{} under runtime_dir is too large", self.name)));
         }
+        let whole = whole(&text);
+        if whole < text.len() {
+            self.cut(whole as u64)?;
+        }
         Ok(whole_lines(&text))
+    }
+
+    fn cut(&mut self, size: u64) -> Result<()> {
+        self.file.set_len(size).because(Cause::RuntimeDir, || format!("{} under runtime_dir cannot be cut", self.name))?;
+        self.size = size;
+        Ok(())
     }
 
     /// The file, for what needs a descriptor.
@@ -193,11 +208,14 @@ impl Locked {
     /// # Errors
     /// [`Cause::RuntimeDir`].
     pub fn append(&mut self, lines: &str) -> Result<()> {
-        let name = &self.name;
-        self.is_empty = false;
-        self.file
-            .write_all(lines.as_bytes())
-            .because(Cause::RuntimeDir, || format!("{name} under runtime_dir cannot be written"))
+        let doing = || format!("{} under runtime_dir cannot be written", self.name);
+        let written = self.file.write_all(lines.as_bytes()).because(Cause::RuntimeDir, doing);
+        match &written {
+            Ok(()) => self.size += lines.len() as u64,
+            // Where there is no room the kernel has written what fits. If that stays, the next to open it cuts it off.
+            Err(_) => drop(self.cut(self.size)),
+        }
+        written
     }
 
     /// Empties the file.
@@ -205,11 +223,7 @@ impl Locked {
     /// # Errors
     /// [`Cause::RuntimeDir`].
     pub fn clear(&mut self) -> Result<()> {
-        if self.is_empty {
-            return Ok(());
-        }
-        self.is_empty = true;
-        self.file.set_len(0).because(Cause::RuntimeDir, || format!("{} under runtime_dir cannot be emptied", self.name))
+        if self.size == 0 { Ok(()) } else { self.cut(0) }
     }
 
     /// Puts another file in its place, in one step and locked as this one is. Only for records.
@@ -227,6 +241,7 @@ impl Locked {
         file.write_all(text.as_bytes()).because(Cause::RuntimeDir, doing)?;
         sys::rename_to(&runtime.root, &temporary, &runtime.records, &self.name).because(Cause::RuntimeDir, doing)?;
         self.file = file;
+        self.size = text.len() as u64;
         Ok(())
     }
 

@@ -480,3 +480,73 @@ fn a_thousand_times_leave_nothing() {
         lab.assert_clean();
     });
 }
+
+/// The container's record.
+fn record_of(lab: &Lab) -> std::path::PathBuf {
+    lab.runtime_dir().join("records").join(&lab.runtime_files("records")[0])
+}
+
+// The kernel writes what fits. Whoever writes on behind that would make one line of two, which nobody can read.
+#[test]
+fn a_full_runtime_dir_leaves_a_record_that_can_be_read() {
+    const ROOM: usize = 24;
+    each(|runtime| {
+        let mut length = 1;
+        for is_measured in [false, true] {
+            let lab = Lab::new("filesystem/linux");
+            lab.volume("db");
+            lab.volume("v");
+            let run = lab.runtime_dir();
+            fs::create_dir_all(&run).unwrap();
+            nix::mount::mount(Some("tmpfs"), &run, Some("tmpfs"), MsFlags::empty(), Some("size=256k,mode=755"))
+                .unwrap();
+            let mut container = lab.container(runtime, "c");
+            // A record that ends just before a page does: of the next line some goes in, and the rest has no room.
+            let path: String = (0..length).map(|index| if index % 200 == 0 { '/' } else { 'a' }).collect();
+            fs::create_dir_all(container.rootfs().join(format!("x{path}"))).unwrap();
+            fs::create_dir_all(container.rootfs().join("m")).unwrap();
+            container.start("sleep 1000");
+            attach(&lab, &container, &[&format!("db:/x{path}")]).ok();
+            lab.live(&container, "update", &[&format!("db:/x{path}")]).ok();
+            let size = fs::read(record_of(&lab)).unwrap().len();
+            if !is_measured {
+                length += (4096 - ROOM - size) / 2;
+                container.delete();
+                continue;
+            }
+            assert!((4096 - 2 * ROOM..4096 - ROOM / 2).contains(&size), "{size}");
+            let filler = run.join("filler");
+            let mut file = fs::File::create(&filler).unwrap();
+            while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
+            drop(file);
+            let ran = attach(&lab, &container, &["v:/m"]);
+            assert_eq!(ran.code, 60, "{ran:?}");
+            let text = fs::read(record_of(&lab)).unwrap();
+            assert!(text.len() <= 4096 && text.ends_with(b"\n"), "{}", String::from_utf8_lossy(&text));
+            fs::remove_file(&filler).unwrap();
+            attach(&lab, &container, &["v:/m"]).ok();
+            detach(&lab, &container, &["/m"]).ok();
+            container.delete();
+            lab.assert_clean();
+        }
+    });
+}
+
+// Of a writer that was killed in the middle of a line.
+#[test]
+fn a_torn_line_is_cut_before_anything_is_written() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        lab.volume("db");
+        lab.volume("other");
+        let mut container = lab.container(runtime, "c");
+        container.ask("db:/d").start("sleep 1000");
+        let mut text = fs::read_to_string(record_of(&lab)).unwrap();
+        text.push_str("{\"making\":{\"pl");
+        fs::write(record_of(&lab), text).unwrap();
+        attach(&lab, &container, &["other:/e"]).ok();
+        detach(&lab, &container, &["/e"]).ok();
+        container.delete();
+        lab.assert_clean();
+    });
+}
