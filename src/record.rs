@@ -275,7 +275,6 @@ pub struct Record {
     /// Further lines.
     pub lines: Vec<Line>,
     makings: usize,
-    size: u64,
     /// The first line until it is written, with the second: before that nothing was done.
     pending: String,
 }
@@ -299,7 +298,7 @@ impl Record {
         let Some(mut file) = Locked::open(&runtime.records, name, open)? else { return Ok(None) };
         let (header, lines) = parse(name, file.lines()?)?;
         let pending = String::new();
-        Ok(Some(Record { file, name: name.to_owned(), header, lines, makings: 0, size: 0, pending }))
+        Ok(Some(Record { file, name: name.to_owned(), header, lines, makings: 0, pending }))
     }
 
     /// Gives it its first line, which is written with the next one.
@@ -310,7 +309,6 @@ impl Record {
         self.file.clear()?;
         self.lines.clear();
         self.pending = to_json(&header)? + "\n";
-        self.size = self.pending.len() as u64;
         self.header = Some(header);
         Ok(())
     }
@@ -320,13 +318,14 @@ impl Record {
     /// # Errors
     /// [`Cause::RuntimeDir`].
     pub fn add(&mut self, line: Line) -> Result<()> {
-        let text = to_json(&line)? + "\n";
-        self.size += text.len() as u64;
-        if self.size > LARGEST {
+        let text = format!("{}{}\n", self.pending, to_json(&line)?);
+        // What others have written counts: one that is larger is read by nobody.
+        if self.file.size() + text.len() as u64 > LARGEST {
             return Err(Error::new(Cause::RuntimeDir, "the container's record would become larger than 4 MiB")
                 .remedy("ask for fewer volumes, or for shorter paths"));
         }
-        self.file.append(&(std::mem::take(&mut self.pending) + &text))?;
+        self.file.append(&text)?;
+        self.pending.clear();
         self.lines.push(line);
         Ok(())
     }
@@ -453,7 +452,6 @@ impl Record {
             text.push_str(&to_json(line)?);
             text.push('\n');
         }
-        self.size = text.len() as u64;
         self.file.replace(runtime, &text)?;
         self.pending.clear();
         self.lines = lines;

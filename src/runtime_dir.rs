@@ -192,9 +192,17 @@ impl Locked {
     }
 
     fn cut(&mut self, size: u64) -> Result<()> {
-        self.file.set_len(size).because(Cause::RuntimeDir, || format!("{} under runtime_dir cannot be cut", self.name))?;
+        self.file
+            .set_len(size)
+            .because(Cause::RuntimeDir, || format!("{} under runtime_dir cannot be cut", self.name))?;
         self.size = size;
         Ok(())
+    }
+
+    /// How long it is, in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
     }
 
     /// The file, for what needs a descriptor.

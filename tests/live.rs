@@ -550,3 +550,34 @@ fn a_torn_line_is_cut_before_anything_is_written() {
         lab.assert_clean();
     });
 }
+
+// One that is too large to be read would be of no use to anybody.
+#[test]
+fn a_record_never_outgrows_its_readers() {
+    const LARGEST: usize = 4 << 20;
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        lab.volume("db");
+        lab.volume("other");
+        let mut container = lab.container(runtime, "c");
+        container.ask("db:/d").start("sleep 1000");
+        // As after many commands, with room for nothing more.
+        let text = fs::read_to_string(record_of(&lab)).unwrap();
+        let (before, done) = text.trim_end().rsplit_once('\n').unwrap();
+        let mut text = before.to_owned() + "\n";
+        let line = "{\"given_up\":{\"file\":{\"id\":{\"dev\":1,\"ino\":1},\"born\":1}}}\n";
+        while text.len() + line.len() + done.len() < LARGEST - 16 {
+            text.push_str(line);
+        }
+        fs::write(record_of(&lab), text + done + "\n").unwrap();
+        let ran = attach(&lab, &container, &["other:/e"]);
+        assert!(ran.code == 0 || ran.code == 60 && ran.err.contains("larger than 4 MiB"), "{ran:?}");
+        assert!(fs::metadata(record_of(&lab)).unwrap().len() <= LARGEST as u64);
+        if ran.code != 0 {
+            attach(&lab, &container, &["other:/e"]).ok();
+        }
+        detach(&lab, &container, &["/e"]).ok();
+        container.delete();
+        lab.assert_clean();
+    });
+}
