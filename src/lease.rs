@@ -176,6 +176,21 @@ impl Leases {
         locked.tidy()
     }
 
+    /// Lets others hold a volume too, as all that this holder has left of it does.
+    ///
+    /// # Errors
+    /// [`Cause::RuntimeDir`].
+    pub fn share(&self, volume: FileId, record: &str, init: &Init) -> Result<()> {
+        let Some(holders) = Holders::open(&self.directory, &name_of(volume))? else { return Ok(()) };
+        let locked = Locked { holders, all: self };
+        match locked.read(record)? {
+            Some(Found::Whole(lease)) if lease.life.init == *init && !lease.shared => {
+                locked.write(record, &Lease { shared: true, ..*lease }, true)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Who holds a volume now. No lock is taken: nobody waits for somebody who is looking.
     ///
     /// # Errors
@@ -296,13 +311,24 @@ impl Locked<'_> {
                 "stop it first; or, if several may write at once, let every container ask for the volume as shared",
             ));
         }
-        let doing = || "a lease cannot be written".to_owned();
-        let text = serde_json::to_string(&wanted)
-            .map_err(|error| Error::new(Cause::RuntimeDir, format!("{}: {error}", doing())))?;
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC;
-        let fd = sys::open_file_at(self.holders.directory(), record, flags, 0o600).because(Cause::RuntimeDir, doing)?;
-        std::io::Write::write_all(&mut std::fs::File::from(fd), text.as_bytes()).because(Cause::RuntimeDir, doing)?;
+        self.write(record, &wanted, mine.is_some())?;
         Ok(Taken { others: !others.is_empty() })
+    }
+
+    /// Writes a lease. Over one that counts it is written in one step, filled up with blanks: whoever is killed there has
+    /// the volume still.
+    fn write(&self, record: &str, lease: &Lease, counts: bool) -> Result<()> {
+        let doing = || "a lease cannot be written".to_owned();
+        let mut text = serde_json::to_string(lease)
+            .map_err(|error| Error::new(Cause::RuntimeDir, format!("{}: {error}", doing())))?;
+        let empty = if counts { OFlag::empty() } else { OFlag::O_TRUNC };
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | empty;
+        let fd = sys::open_file_at(self.holders.directory(), record, flags, 0o600).because(Cause::RuntimeDir, doing)?;
+        if counts {
+            let size = usize::try_from(sys::stat(&fd).because(Cause::RuntimeDir, doing)?.size).unwrap_or(0);
+            text.extend(std::iter::repeat_n(' ', size.saturating_sub(text.len())));
+        }
+        std::io::Write::write_all(&mut std::fs::File::from(fd), text.as_bytes()).because(Cause::RuntimeDir, doing)
     }
 
     /// Who holds the volume now. Void leases are removed.
@@ -379,6 +405,17 @@ pub fn release(volume: FileId, record: &str, init: &Init) -> Result<()> {
     match Leases::open_existing()? {
         None => Ok(()),
         Some(leases) => leases.release(volume, record, init),
+    }
+}
+
+/// Lets others hold what this holder's record speaks of too.
+///
+/// # Errors
+/// As [`Leases::share`].
+pub fn share(volume: FileId, record: &str, init: &Init) -> Result<()> {
+    match Leases::open_existing()? {
+        None => Ok(()),
+        Some(leases) => leases.share(volume, record, init),
     }
 }
 

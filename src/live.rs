@@ -601,12 +601,17 @@ impl Container<'_> {
             mountpoint::release(&self.runtime, base, &self.record.name, &place, file)?;
             self.record.add(Line::GivenUp { file })?;
         }
+        // Something may use it still.
         if let Some(volume) = volume_of(attached)
-            && !left.iter().any(|other| volume_of(other) == Some(volume))
             && !self.record.lingers(volume)
         {
-            lease::release(volume, &self.record.name, &self.live.init)?;
-            self.record.forget_lease(volume, 0);
+            if !left.iter().any(|other| volume_of(other) == Some(volume)) {
+                lease::release(volume, &self.record.name, &self.live.init)?;
+                self.record.forget_lease(volume, 0);
+            } else if record::is_shared(left, volume) {
+                // What is left shares it, also if this did not.
+                lease::share(volume, &self.record.name, &self.live.init)?;
+            }
         }
         Ok(())
     }

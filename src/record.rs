@@ -248,6 +248,17 @@ pub struct VolumeRecord {
     pub disk: String,
     /// Its directory.
     pub file: FileId,
+    /// Others may hold it too. An older record does not tell: then they may not.
+    #[serde(default)]
+    pub shared: bool,
+}
+
+/// Whether a volume is shared by all of these that have it, and one has it.
+#[must_use]
+pub fn is_shared(attachments: &[Attached], volume: FileId) -> bool {
+    let volumes = attachments.iter().filter_map(|attached| attached.volume.as_ref());
+    let mut having = volumes.filter(|other| other.file == volume).peekable();
+    having.peek().is_some() && having.all(|other| other.shared)
 }
 
 /// The name of a container's record, sandbox and log: its id and twelve digits that stand for its bundle, since

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::error::{Because, Cause, Error, Result};
 use crate::lease::{self, Leases};
 use crate::mountpoint;
-use crate::record::{Base, Line, Place, Record, Within};
+use crate::record::{self, Base, Line, Place, Record, Within};
 use crate::request::names::Role;
 use crate::runtime_dir::{Open, RuntimeDir};
 use crate::sandbox;
@@ -95,8 +95,12 @@ fn undo_lines(runtime: &RuntimeDir, record: &Record, from: usize, config: &Confi
                 keep(released);
             }
             Line::MakingVolume { disk, role, temporary } => keep(discard_volume(config, disk, role, temporary)),
-            // What was held before is held on.
-            Line::Lease { volume } if before.contains(line) => log::debug!("{volume:?} is held on"),
+            // What was held before is held on, as it was: exclusively only if it was before.
+            Line::Lease { volume } if before.contains(line) => {
+                if record.attachments().is_some_and(|attached| record::is_shared(attached, *volume)) {
+                    keep(lease::share(*volume, &record.name, &header.life.init));
+                }
+            }
             Line::Lease { volume } => keep(lease::release(*volume, &record.name, &header.life.init)),
             // Announced before anything is made in it, so it comes after all of that here.
             Line::Sandbox { path, made, remove_at_stop } => {

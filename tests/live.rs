@@ -581,3 +581,53 @@ fn a_record_never_outgrows_its_readers() {
         lab.assert_clean();
     });
 }
+
+/// Attaches with this fault of the kernel's.
+fn attach_with(lab: &Lab, container: &Container, inject: &str, volumes: &[&str]) -> Ran {
+    let trace = lab.dir.join("trace");
+    let mut command = std::process::Command::new("timeout");
+    command.args(["60", "strace", "-f", "-o"]).arg(&trace).args(["-e", inject, CLI, "--config"]).arg(lab.config());
+    command.args(["attach", "--runtime-root"]).arg(&container.root).arg(&container.id).args(volumes);
+    run_with(&mut command, b"")
+}
+
+// A volume is shared for as long as all say so that have it, and no longer exclusive than for whom it must be.
+#[test]
+fn a_shared_volume_is_shared_again() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        // Made without the command, it may be either.
+        fs::create_dir_all(lab.volume_path("default", "v")).unwrap();
+        let mut container = lab.container(runtime, "c");
+        container.ask("v:/d:shared").start("sleep 1000");
+        let can_share = || {
+            let mut next = lab.container(runtime, "next");
+            let code = next.ask("v:/d:shared").shell("true").run().code;
+            next.delete();
+            code == 0
+        };
+        assert!(can_share());
+        assert_eq!(attach(&lab, &container, &["v:/e", "missing:/x"]).code, 41);
+        assert!(can_share(), "after an attach that failed");
+        // Killed when it has the volume, and the next command undoes what it did.
+        let ran = attach_with(&lab, &container, "inject=move_mount:signal=KILL:when=1", &["v:/e"]);
+        assert_ne!(ran.code, 0, "{ran:?}");
+        assert!(!can_share(), "it was exclusive when its command was killed");
+        assert_eq!(attach(&lab, &container, &["missing:/x"]).code, 41);
+        assert!(can_share(), "after an attach that was killed");
+        attach(&lab, &container, &["v:/e"]).ok();
+        attach(&lab, &container, &["v:/f"]).ok();
+        assert!(!can_share(), "one is exclusive");
+        detach(&lab, &container, &["/e"]).ok();
+        assert!(!can_share(), "another is exclusive still");
+        detach(&lab, &container, &["/f"]).ok();
+        assert!(can_share(), "after the exclusive ones were detached");
+        attach(&lab, &container, &["v:/e:shared"]).ok();
+        detach(&lab, &container, &["/d"]).ok();
+        assert!(can_share(), "what is left shares it");
+        detach(&lab, &container, &["/e"]).ok();
+        assert!(leases().is_empty(), "{:?}", leases());
+        container.delete();
+        lab.assert_clean();
+    });
+}

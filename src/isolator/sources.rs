@@ -411,6 +411,7 @@ impl Opened {
                 id: volume.found.id.clone(),
                 disk: volume.found.disk.name().to_owned(),
                 file: volume.found.stat.id,
+                shared: matches!(attachment.from, Origin::Volume { shared: true, .. }),
             }),
             planned: Planned { from: attachment.from.clone(), how: attachment.how },
         }
