@@ -79,7 +79,12 @@ pub struct MountPoints<'a> {
     pub record: &'a mut Record,
     /// For [`sys::path_of`].
     pub proc_fds: &'a OwnedFd,
+    /// The root filesystem of a container that runs, as the host has it: its own mount may be read-only.
+    pub host_root: Option<&'a OwnedFd>,
 }
+
+/// What to do where nothing can be made.
+const READ_ONLY: &str = "make the mount point in the image, or ask for a path on a mount that is writable";
 
 /// Others may remove or make what we look at; then it is looked at again, so often.
 const TRIES: usize = 16;
@@ -258,6 +263,9 @@ impl MountPoints<'_> {
         if !parent.is_empty() && !self.hold_all(base, &parent)? {
             return Ok(());
         }
+        if base.within == Within::Root {
+            directory = self.writable(base, directory)?;
+        }
         for (index, name) in components.iter().enumerate().skip(length) {
             let is_last = index + 1 == components.len();
             let place = Place { within: base.within, parent: parent.clone(), name: (*name).to_owned() };
@@ -289,6 +297,23 @@ impl MountPoints<'_> {
         Ok(())
     }
 
+    /// A directory of the root filesystem, to make something in: itself, or where the container runs and its mount is
+    /// read-only, the same directory in a copy of the mount that nobody else sees. Not where the host cannot write there
+    /// either: it could not remove anything, and whoever has made it so means it.
+    fn writable(&self, base: &Base<'_>, directory: OwnedFd) -> Result<OwnedFd> {
+        let Some(host) = self.host_root else { return Ok(directory) };
+        let doing = || "the root filesystem is read-only".to_owned();
+        let is_read_only = |fd: &OwnedFd| {
+            sys::filesystem(fd).because(Cause::MountPointMissing, doing).map(|found| found.attributes.read_only)
+        };
+        let is_the_same = || stat(host, "/").and_then(|host| Ok(host.id == stat(base.fd, "/")?.id));
+        if !is_read_only(&directory)? || !is_the_same()? || is_read_only(host)? {
+            return Ok(directory);
+        }
+        let copy = sys::clone_mount(&directory).and_then(|copy| sys::make_writable(&copy).map(|()| copy));
+        copy.because(Cause::MountPointMissing, doing).map_err(|error| error.remedy(READ_ONLY))
+    }
+
     /// Makes one thing and gives it its name. `false` where the name was taken in the meantime, or the directory
     /// is gone.
     fn make(&mut self, directory: &OwnedFd, place: Place, make: impl Fn(&str) -> sys::Result<()>) -> Result<bool> {
@@ -304,6 +329,10 @@ impl MountPoints<'_> {
                 Err(error) if error.errno == Errno::ENOENT => return Ok(false),
                 // Somebody guessed the name and was first. It is not ours, and there are others.
                 Err(error) if error.errno == Errno::EEXIST && tries < TRIES => {}
+                Err(error) if error.errno == Errno::EROFS && place.within == Within::Root => {
+                    let what = format!("/{} is read-only, and {name} would have to be made there", place.parent);
+                    return Err(Error::new(Cause::MountPointMissing, what).remedy(READ_ONLY));
+                }
                 Err(error) => return Err(error).because(Cause::MountPointUnsafe, doing),
             }
         };

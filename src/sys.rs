@@ -670,6 +670,16 @@ pub fn mount_setattr(
     raw_mount_setattr(mount.as_fd(), &raw, recursive)
 }
 
+/// Makes a detached mount writable, and private: a copy of one that is read-only elsewhere.
+///
+/// # Errors
+/// Whatever mount_setattr(2) answers.
+pub fn make_writable(mount: impl AsFd) -> Result<()> {
+    let read_only = MountAttributes { read_only: true, ..MountAttributes::default() };
+    let raw = RawMountAttr { attr_set: 0, attr_clr: read_only.bits(), propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    raw_mount_setattr(mount.as_fd(), &raw, false)
+}
+
 const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
 
 /// Maps the ids of a detached tree, and of all that is mounted in it, by a user namespace: what belongs to id N on

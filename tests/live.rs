@@ -631,3 +631,82 @@ fn a_shared_volume_is_shared_again() {
         lab.assert_clean();
     });
 }
+
+// The container's mount of its root filesystem is read-only, and what lies below it is not.
+#[test]
+fn a_read_only_root_filesystem_gets_mount_points() {
+    each(|runtime| {
+        for has_user_namespace in [false, true] {
+            let lab = Lab::new("filesystem/linux");
+            let volume = lab.volume("db");
+            let other = lab.dir.join("other");
+            fs::create_dir_all(&other).unwrap();
+            let mut container = lab.container(runtime, "c");
+            container.bind(&other, "/tmp", &["rbind", "ro"]);
+            container.spec["root"]["readonly"] = json!(true);
+            if has_user_namespace {
+                container.map_ids(200_000);
+            }
+            let rootfs = manifest(&container.rootfs());
+            container.start("sleep 1000");
+            let table = container.exec("cat /proc/self/mountinfo").ok().out;
+            attach(&lab, &container, &["db:/a/b", "db:data"]).ok();
+            container.exec("echo x > /a/b/f && cat /mnt/mesos/sandbox/data/f").ok();
+            assert_eq!(fs::read_to_string(volume.join("f")).unwrap(), "x\n");
+            // It never was writable, and is not now.
+            container.exec("! mkdir /y 2>&1 && ! touch /a/y && ! touch /etc/y && ! touch /mnt/y").ok();
+            let ran = attach(&lab, &container, &["db:/tmp/new"]);
+            assert!(ran.code == 50 && ran.err.contains(&format!("mkdir -p {}/new", other.display())), "{ran:?}");
+            detach(&lab, &container, &["/a/b"]).ok();
+            container.exec("test ! -e /a && test -e /mnt/mesos/sandbox/data/f").ok();
+            detach(&lab, &container, &["data"]).ok();
+            attach(&lab, &container, &["db:/c/d"]).ok();
+            // All or none.
+            assert_eq!(attach(&lab, &container, &["db:/new", "db:/bin/sh"]).code, 51);
+            container.exec("test ! -e /new && test -e /c/d/f").ok();
+            let mounts = |table: &str| table.lines().filter(|line| !line.contains(" /mnt/mesos/sandbox ")).count();
+            let now = container.exec("cat /proc/self/mountinfo").ok().out;
+            assert_eq!(mounts(&now), mounts(&table) + 1, "{now}");
+            container.delete();
+            let after = manifest(&container.rootfs());
+            assert_eq!(after.keys().collect::<Vec<_>>(), rootfs.keys().collect::<Vec<_>>());
+            lab.assert_clean();
+        }
+    });
+}
+
+// What the administrator of the host has made read-only stays so.
+#[test]
+fn a_root_filesystem_that_is_read_only_on_the_host_gets_none() {
+    each(|runtime| {
+        for is_superblock in [false, true] {
+            let lab = Lab::new("filesystem/linux");
+            lab.volume("db");
+            let mut container = lab.container(runtime, "c");
+            let rootfs = container.rootfs();
+            let none = None::<&str>;
+            fs::create_dir_all(rootfs.join("there")).unwrap();
+            if is_superblock {
+                let image = lab.dir.join("image");
+                fs::rename(&rootfs, &image).unwrap();
+                tmpfs(&rootfs, MsFlags::empty());
+                run("cp", &["-a", &format!("{}/.", image.display()), rootfs.to_str().unwrap()]).ok();
+                nix::mount::mount(none, &rootfs, none, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none).unwrap();
+            } else {
+                bind(&rootfs, &rootfs);
+                let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+                nix::mount::mount(none, &rootfs, none, flags, none).unwrap();
+            }
+            container.spec["root"]["readonly"] = json!(true);
+            container.start("sleep 1000");
+            let ran = attach(&lab, &container, &["db:/new"]);
+            assert!(ran.code == 50 && ran.err.contains("read-only") && ran.err.contains("in the image"), "{ran:?}");
+            assert!(!rootfs.join("new").exists());
+            attach(&lab, &container, &["db:/there"]).ok();
+            container.exec("touch /there/f").ok();
+            detach(&lab, &container, &["/there"]).ok();
+            container.delete();
+            lab.assert_clean();
+        }
+    });
+}

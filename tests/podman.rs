@@ -686,3 +686,27 @@ fn a_running_container_of_podman_gets_a_volume() {
         podman.assert_clean();
     });
 }
+
+// The root filesystem that podman has on the host is writable, and the container's mount of it is not.
+#[test]
+fn a_read_only_container_of_podman_gets_a_volume() {
+    each("filesystem/linux", |podman| {
+        let volume = podman.lab.volume("db");
+        tmpfs(&Path::new("/run").join(podman.runtime.program()), MsFlags::empty());
+        podman.start("web", &["--read-only"]);
+        let id = podman.inspect("web", ".Id");
+        let merged = PathBuf::from(podman.run(&["mount", "web"]).ok().out.trim());
+        podman.lab.cli(&["attach", &id[..12], "db:/d", "db:data"]).ok();
+        podman.exec("web", &format!("echo x > /d/f && cat {SANDBOX}/data/f && ! touch /f && ! touch /etc/f")).ok();
+        assert_eq!(fs::read_to_string(volume.join("f")).unwrap(), "x\n");
+        podman.lab.cli(&["detach", &id[..12], "/d"]).ok();
+        podman.exec("web", &format!("test ! -e /d && test -e {SANDBOX}/data/f")).ok();
+        assert!(!merged.join("d").exists());
+        podman.lab.cli(&["attach", &id[..12], "db:/e"]).ok();
+        assert!(merged.join("e").exists());
+        podman.run(&["rm", "-f", "-t", "0", "web"]).ok();
+        podman.lab.cli(&["reconcile"]).ok();
+        umount2(&Path::new("/run").join(podman.runtime.program()), MntFlags::MNT_DETACH).unwrap();
+        podman.assert_clean();
+    });
+}

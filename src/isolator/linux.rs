@@ -52,6 +52,11 @@ pub fn mount_all(job: &mut Job<'_>, sources: Vec<Opened>, may_cover_mounts: bool
 
 fn move_all(job: &mut Job<'_>, sources: &[Opened], trees: &[Tree], may_cover_mounts: bool) -> Result<Vec<OwnedFd>> {
     let (user, root) = (job.user()?, job.root());
+    let host_root = match job.phase {
+        Phase::Starting => None,
+        // Where the host has it nowhere, a read-only one gets no mount points.
+        Phase::Running => sys::open_place(sys::cwd(), &job.host_root.path, Resolve::NoMagic).ok(),
+    };
     let inside = Inside::enter(job.live, job.home, job.host_root, job.phase)?;
     let sandbox = match &job.sandbox {
         None => None,
@@ -64,7 +69,8 @@ fn move_all(job: &mut Job<'_>, sources: &[Opened], trees: &[Tree], may_cover_mou
         sys::mount_setattr(&inside.root, MountAttributes::default(), SetPropagation::Slave, true)
             .because(Cause::AttachFailed, || "the container's mounts cannot be made slave".to_owned())?;
     }
-    let mut points = MountPoints { runtime: job.runtime, record: job.record, proc_fds: job.proc_fds };
+    let mut points =
+        MountPoints { runtime: job.runtime, record: job.record, proc_fds: job.proc_fds, host_root: host_root.as_ref() };
     let plan = job.plan;
     let mut all = || -> Result<()> {
         for (attachment, tree) in plan.attachments.iter().zip(trees) {

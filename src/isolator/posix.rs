@@ -49,7 +49,7 @@ pub fn attach(job: &mut Job<'_>) -> Result<Outcome> {
     job.record.add(Line::Sandbox { path: cwd.clone(), made: false, remove_at_stop: false })?;
     let owner = user;
     let base = Base { fd: &sandbox, within: Within::Sandbox, resolve: Resolve::BeneathNoLinks, owner };
-    let mut points = MountPoints { runtime: job.runtime, record: job.record, proc_fds: job.proc_fds };
+    let mut points = MountPoints { runtime: job.runtime, record: job.record, proc_fds: job.proc_fds, host_root: None };
     for (attachment, opened, path) in &items {
         let Some(link) = &attachment.in_sandbox else { continue };
         // A volume that was made for this container has another name until all is done.
