@@ -499,8 +499,9 @@ fn allowed_host_path(identity: &Identity, config: &Config, path: &str, volume: &
     let usable = |entry: &&HostPath| {
         entry.roles.iter().any(|role| config.may_use(identity, role)) && entry.grants(volume.mode, volume.propagation)
     };
-    let mut usable = config.host_paths.iter().filter(usable);
-    let Some((entry, below)) = usable.find_map(|entry| Some((entry, entry.below(path)?.to_string_lossy()))) else {
+    let matching = config.host_paths.iter().filter(usable).filter_map(|entry| Some((entry, entry.below(path)?)));
+    // The longest: it was written for what is asked for, whatever stands before it.
+    let Some((entry, below)) = matching.min_by_key(|(_, below)| below.components().count()) else {
         return Err(Error::new(
             Cause::HostPathNotAllowed,
             format!("{path} is not a host path that this container may use so"),
@@ -509,6 +510,7 @@ fn allowed_host_path(identity: &Identity, config: &Config, path: &str, volume: &
             "add {{\"path\": {path:?}, \"roles\": [ROLE], \"mode\": \"RW\"}} to \"host_paths\" in the configuration"
         )));
     };
+    let below = below.to_string_lossy();
     let below = if below.is_empty() { None } else { Some(ContainerPath::parse_relative(&below)?) };
     Ok(Origin::HostPath { allowed: entry.path.clone(), below, create: entry.create })
 }
@@ -958,6 +960,28 @@ mod tests {
         assert!(plan("host=/srv/a:/x:ro").is_ok() && plan("host=/opt/x:/x").is_ok());
         for volumes in ["host=/srv/a:/x", "host=/srv2:/x:ro", "host=/opt:/x"] {
             assert_eq!(plan(volumes).unwrap_err().cause(), Cause::HostPathNotAllowed, "{volumes}");
+        }
+    }
+
+    // Whatever their order, as with mounts: what is said of the smaller part is meant.
+    #[test]
+    fn the_longest_host_path_that_may_be_used_counts() {
+        let text = br#"{"isolation":"filesystem/linux","host_paths":[{"path":"/srv","roles":["default"]},{"path":"/srv/x/y","roles":["other"],"create":true},{"path":"/srv/x","roles":["default"],"create":true},{"path":"/srv/x/ro","roles":["default"],"mode":"RO"}]}"#;
+        let mut config = Config::parse(text).unwrap();
+        for _ in 0..2 {
+            let from = |volumes| plan_with(&bundle(), &config, volumes).unwrap().attachments.pop().unwrap().from;
+            for (volume, expected, made) in [
+                ("host=/srv/x/new:/d", "/srv/x", true),
+                ("host=/srv/x:/d", "/srv/x", true),
+                ("host=/srv/y:/d", "/srv", false),
+                ("host=/srv/xy:/d", "/srv", false),
+                ("host=/srv/x/ro/a:/d", "/srv/x", true),
+                ("host=/srv/x/ro/a:/d:ro", "/srv/x/ro", false),
+            ] {
+                let Origin::HostPath { allowed, create, .. } = from(volume) else { panic!("{volume}") };
+                assert_eq!((allowed.as_str(), create), (expected, made), "{volume}");
+            }
+            config.host_paths.reverse();
         }
     }
 
