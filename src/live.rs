@@ -242,9 +242,10 @@ impl Container<'_> {
         }
         let mut all = self.attachments();
         let had = all.len();
-        let mut detaching = Vec::new();
+        let (mut detaching, mut lingering) = (Vec::new(), Vec::new());
         for line in &self.record.lines[from..] {
             match line {
+                Line::Lingers { volume } => lingering.push(*volume),
                 Line::Attaching { attachments } => all.extend(attachments.iter().filter(|one| !one.link).cloned()),
                 Line::Detaching { target } => detaching.push(target.clone()),
                 _ => {}
@@ -260,7 +261,8 @@ impl Container<'_> {
         }
         for (one, place) in &survey.places[..had] {
             if detaching.contains(&one.target) && (one.link || matches!(place, Place::Gone)) {
-                self.forget(one, false, &survey)?;
+                let lingers = volume_of(one).is_some_and(|volume| lingering.contains(&volume));
+                self.forget(one, lingers, &survey)?;
             }
         }
         self.record.compact(&self.runtime)
@@ -589,7 +591,7 @@ impl Container<'_> {
             };
             real(by).starts_with(above.join(&place.parent).join(&place.name))
         };
-        for (place, file) in self.record.held_from(0).into_iter().rev() {
+        for (place, file) in self.record.held().into_iter().rev() {
             let others = left.iter().any(|other| is_needed(&place, other));
             if others || !is_needed(&place, attached) || !self.record.holds(file) {
                 continue;
@@ -607,7 +609,7 @@ impl Container<'_> {
         {
             if !left.iter().any(|other| volume_of(other) == Some(volume)) {
                 lease::release(volume, &self.record.name, &self.live.init)?;
-                self.record.forget_lease(volume, 0);
+                self.record.forget_lease(volume);
             } else if record::is_shared(left, volume) {
                 // What is left shares it, also if this did not.
                 lease::share(volume, &self.record.name, &self.live.init)?;

@@ -359,39 +359,28 @@ impl Record {
         last.unwrap_or(false)
     }
 
-    /// What was made or held from this line on, and where.
+    /// What was made or held, and where.
     #[must_use]
-    pub fn held_from(&self, from: usize) -> Vec<(Place, File)> {
+    pub fn held(&self) -> Vec<(Place, File)> {
         let held = |line: &Line| match line {
             Line::Made { place, file, .. } | Line::Hold { place, file } => Some((place.clone(), *file)),
             _ => None,
         };
-        self.lines.iter().skip(from).filter_map(held).collect()
+        self.lines.iter().filter_map(held).collect()
     }
 
-    /// Writes down that what was made or held from this line on is not any more.
+    /// Writes the record anew, up to this line: all that comes after it is undone.
     ///
     /// # Errors
     /// [`Cause::RuntimeDir`].
-    pub fn give_up(&mut self, from: usize) -> Result<()> {
-        for (_, file) in self.held_from(from) {
-            self.add(Line::GivenUp { file })?;
-        }
-        let ended: Vec<FileId> = self.lines[from.min(self.lines.len())..]
-            .iter()
-            .filter_map(|line| if let Line::Lease { volume } = line { Some(*volume) } else { None })
-            .collect();
-        ended.into_iter().for_each(|volume| self.forget_lease(volume, from));
-        Ok(())
+    pub fn forget_from(&mut self, runtime: &RuntimeDir, from: usize) -> Result<()> {
+        self.lines.truncate(from);
+        self.compact(runtime)
     }
 
-    /// Leaves out, from this line on, that a volume is held; [`Record::compact`] writes that down.
-    pub fn forget_lease(&mut self, ended: FileId, from: usize) {
-        let mut index = 0;
-        self.lines.retain(|line| {
-            index += 1;
-            index <= from || !matches!(line, Line::Lease { volume } if *volume == ended)
-        });
+    /// Leaves out that a volume is held; [`Record::compact`] writes that down.
+    pub fn forget_lease(&mut self, ended: FileId) {
+        self.lines.retain(|line| !matches!(line, Line::Lease { volume } if *volume == ended));
     }
 
     /// What the container must have, if its prestart came to its end.

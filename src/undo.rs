@@ -41,10 +41,13 @@ pub fn undo(runtime: &RuntimeDir, record: Record, config: &Config) -> std::resul
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
-/// Undoes what a failed attach to a running container has added to its record, from this line on. The record goes on.
+/// Undoes what a failed attach to a running container has added to its record, from this line on. The record goes on
+/// without that; where something could not be undone it stays in it, and whoever comes next tries again.
 pub fn undo_from(runtime: &RuntimeDir, record: &mut Record, from: usize, config: &Config) -> Vec<Error> {
     let mut errors = undo_lines(runtime, record, from, config);
-    if let Err(error) = record.give_up(from) {
+    if errors.is_empty()
+        && let Err(error) = record.forget_from(runtime, from)
+    {
         errors.push(error);
     }
     errors

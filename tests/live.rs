@@ -710,3 +710,39 @@ fn a_root_filesystem_that_is_read_only_on_the_host_gets_none() {
         }
     });
 }
+
+// The kernel says no once to each thing that is to be removed again: who comes next removes it.
+#[test]
+fn what_could_not_be_undone_is_not_forgotten() {
+    each(|runtime| {
+        for by_command in [false, true] {
+            let mut hits = 0;
+            for nth in 1.. {
+                let lab = Lab::new("filesystem/linux");
+                lab.volume("db");
+                let mut container = lab.container(runtime, "c");
+                let rootfs = manifest(&container.rootfs());
+                container.start("sleep 1000");
+                let inject = format!("inject=unlinkat:error=EIO:when={nth}");
+                let ran = attach_with(&lab, &container, &inject, &["db:/new/a", "db:/bin/sh/x/y"]);
+                assert_eq!(ran.code, 51, "{ran:?}");
+                let is_hit = fs::read_to_string(lab.dir.join("trace")).unwrap().contains("(INJECTED)");
+                hits += usize::from(is_hit);
+                if by_command {
+                    attach(&lab, &container, &["db:/e"]).ok();
+                    detach(&lab, &container, &["/e"]).ok();
+                    assert_eq!(leases(), Vec::<String>::new(), "{nth}");
+                    assert_eq!(lab.runtime_files("mountpoints"), Vec::<String>::new(), "{nth}");
+                }
+                container.delete();
+                lab.assert_clean();
+                let after = manifest(&container.rootfs());
+                assert_eq!(after.keys().collect::<Vec<_>>(), rootfs.keys().collect::<Vec<_>>(), "{nth}");
+                if !is_hit {
+                    break;
+                }
+            }
+            assert!(hits > 3, "{hits}");
+        }
+    });
+}
