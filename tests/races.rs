@@ -317,7 +317,12 @@ fn a_container_path() {
         let missing = Missing::Refuse { inside: String::new(), command: String::new() };
         let ours = || {
             let mut record = record.borrow_mut();
-            let mut points = MountPoints { runtime: &arena.runtime, record: &mut record, proc_fds: &arena.proc_fds };
+            let mut points = MountPoints {
+                runtime: &arena.runtime,
+                record: &mut record,
+                proc_fds: &arena.proc_fds,
+                host_root: None,
+            };
             let owner = (0, 0);
             let base = Below { fd: &fd, within: Within::Root, resolve: Resolve::InRoot, owner };
             match points.place(&base, &path, Kind::Directory, &missing).map(|(place, _)| place) {
@@ -402,7 +407,7 @@ fn a_mount_point_that_is_removed() {
 
 /// Makes a mount point below a root.
 fn make(arena: &Arena, (root, fd): (&Path, &OwnedFd), path: &ContainerPath, record: &mut Record) -> Came {
-    let mut points = MountPoints { runtime: &arena.runtime, record, proc_fds: &arena.proc_fds };
+    let mut points = MountPoints { runtime: &arena.runtime, record, proc_fds: &arena.proc_fds, host_root: None };
     let owner = (1000, 1000);
     let base = Below { fd, within: Within::Root, resolve: Resolve::InRoot, owner };
     match points.place(&base, path, Kind::Directory, &Missing::Make).map(|(place, _)| place) {
@@ -458,8 +463,12 @@ fn a_directory_of_a_sandbox() {
                 }
             } else {
                 let mut record = arena.record(&sandbox);
-                let mut points =
-                    MountPoints { runtime: &arena.runtime, record: &mut record, proc_fds: &arena.proc_fds };
+                let mut points = MountPoints {
+                    runtime: &arena.runtime,
+                    record: &mut record,
+                    proc_fds: &arena.proc_fds,
+                    host_root: None,
+                };
                 let resolve = Resolve::BeneathNoLinks;
                 let base = Below { fd: &fd, within: Within::Root, resolve, owner: (1000, 1000) };
                 let came = match points.place(&base, &made, Kind::Directory, &Missing::Make).map(|(place, _)| place) {
@@ -507,7 +516,12 @@ fn a_link_in_a_working_directory() {
             let mut record = arena.record(&sandboxes);
             let sandbox = Line::Sandbox { path: text(&cwd).to_owned(), made: false, remove_at_stop: false };
             record.add(sandbox).unwrap();
-            let mut points = MountPoints { runtime: &arena.runtime, record: &mut record, proc_fds: &arena.proc_fds };
+            let mut points = MountPoints {
+                runtime: &arena.runtime,
+                record: &mut record,
+                proc_fds: &arena.proc_fds,
+                host_root: None,
+            };
             let (resolve, within) = (Resolve::BeneathNoLinks, Within::Sandbox);
             let base = Below { fd: &fd, within, resolve, owner: (7, 8) };
             points.link(&base, &link, Path::new("/volume")).unwrap();
