@@ -2,8 +2,11 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+
+use crate::sys::{self, Named};
 
 /// One mount, as far as it is of use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +27,20 @@ pub struct Mount {
     pub shared: Option<u64>,
     /// Peer group that it receives from.
     pub master: Option<u64>,
+}
+
+/// Reads an open mount table to its end, and parses it. The kernel gives what fits into one page at a time.
+///
+/// # Errors
+/// Whatever read(2) answers.
+pub fn read(table: impl AsFd) -> sys::Result<Vec<Mount>> {
+    let mut text = Vec::new();
+    let more = |text: &mut Vec<u8>| {
+        let most = text.len().max(8 << 10);
+        sys::read_more(&table, text, most).named("read", "mountinfo")
+    };
+    while more(&mut text)? > 0 {}
+    Ok(parse(&text))
 }
 
 /// Parses a mount table; lines that are none are passed over.

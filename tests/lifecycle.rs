@@ -555,6 +555,48 @@ fn a_container_without_what_it_asked_for_is_ended() {
     });
 }
 
+// crun lets the command run before poststart, and some change their root at once: that of the mount namespace counts.
+#[test]
+fn a_container_whose_command_has_changed_its_root_is_looked_at_all_the_same() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        lab.volume("db");
+        let mut container = lab.container(runtime, "c");
+        container.hooks(&lab.config(), &[("prestart", PRESTART), ("poststop", POSTSTOP)]).ask("db:/d");
+        for set in ["bounding", "effective", "permitted"] {
+            container.spec["process"]["capabilities"][set].as_array_mut().unwrap().push(json!("CAP_SYS_CHROOT"));
+        }
+        make_rootfs(&container.rootfs().join("new"));
+        container.spec["process"]["args"] = json!(["/bin/busybox", "chroot", "/new", "/bin/sleep", "1000"]);
+        container.create().ok();
+        container.go();
+        let root = PathBuf::from(format!("/proc/{}/root", container.pid()));
+        wait_for("its other root", || fs::read_link(&root).is_ok_and(|root| root.ends_with("new")));
+        let state = container.state(container.pid()).to_string();
+        hook(POSTSTART, &lab.config(), state.as_bytes()).ok();
+        assert!(container.is_running());
+        let follows = |line: &str| line.contains(" /d ") && line.contains("master:");
+        assert!(container.exec("cat /proc/self/mountinfo").ok().out.lines().any(follows));
+        container.kill();
+        container.delete();
+        lab.assert_clean();
+    });
+}
+
+// The runtime then moves the root filesystem over the namespace's root, or only changes the processes' own.
+#[test]
+fn a_container_that_was_not_pivoted_has_what_it_asked_for() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        let volume = lab.volume("db");
+        let mut container = lab.container(runtime, "c");
+        container.ask("db:/d:slave").shell("sleep 0.2; echo x > /d/f; grep ' /d ' /proc/self/mountinfo").write();
+        let ran = run_with(&mut container.command("run", &["--no-pivot", "c"]), b"").ok();
+        assert!(volume.join("f").exists() && ran.out.contains("master:"), "{ran:?}");
+        lab.assert_clean();
+    });
+}
+
 #[test]
 fn a_container_that_no_prestart_served_is_ended() {
     each(|runtime| {

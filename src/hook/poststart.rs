@@ -6,6 +6,7 @@
 
 mod mend;
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -21,7 +22,7 @@ use crate::record::{Attached, Record};
 use crate::request::Propagation;
 use crate::runtime_dir::{Open, RuntimeDir};
 use crate::steps;
-use crate::sys::{self, MountAttributes, Named, Resolve};
+use crate::sys::{self, FileId, MountAttributes, Named, Resolve, Stat};
 use mend::{Namespaces, Wanted};
 
 /// Runs the hook.
@@ -43,7 +44,7 @@ pub fn run(state: &State, config: &Config, name: &str) -> Result<()> {
         _ => return without_prestart(state, config),
     };
     steps::done("record");
-    let answer = Container::open(header.life.init.pid).and_then(|container| {
+    let answer = Container::open(header.life.init.pid, header.root.id).and_then(|container| {
         container.check_all(attachments)?;
         container.follow_binds(record.as_ref().map_or(&[][..], Record::binds));
         Ok(())
@@ -114,17 +115,24 @@ struct Container {
 }
 
 impl Container {
-    fn open(pid: i32) -> Result<Container> {
-        let doing = || format!("the root directory of process {pid} cannot be opened");
-        // The container's own root, through our own /proc: magic links are what is wanted here.
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let root = nix::fcntl::open(format!("/proc/{pid}/root").as_str(), flags, Mode::empty())
-            .named("open", "")
-            .because(Cause::NotAsAsked, doing)?;
-        let namespace = std::fs::File::open(format!("/proc/{pid}/ns/mnt")).because(Cause::NotAsAsked, doing)?;
-        let table = std::fs::read(format!("/proc/{pid}/mountinfo")).because(Cause::NotAsAsked, doing)?;
+    /// Opens the container of this process, whose root filesystem is this.
+    fn open(pid: i32, root_id: FileId) -> Result<Container> {
+        let doing = || format!("the mount namespace of process {pid} cannot be looked at");
+        let namespace = OwnedFd::from(File::open(format!("/proc/{pid}/ns/mnt")).because(Cause::NotAsAsked, doing)?);
         let home = crate::init::own_mount_namespace()?;
-        Ok(Container { root, mounts: mountinfo::parse(&table), namespace: namespace.into(), home })
+        let proc_fds = sys::open_proc_fds().because(Cause::NotAsAsked, || "/proc is not mounted".to_owned())?;
+        let of_host = sys::stat_through(sys::cwd(), Path::new("/")).because(Cause::NotAsAsked, doing)?.mount;
+        sys::enter_mount_namespace(&namespace).because(Cause::NotAsAsked, doing)?;
+        let inside = look_inside(&proc_fds);
+        crate::attach::come_back(&home);
+        let (root, stat, table) = inside.because(Cause::NotAsAsked, doing)?;
+        // Not where the runtime has left the namespace's root alone, and only its processes have another.
+        let (root, table) = match stat.id == root_id && stat.mount != of_host {
+            true => (root, table),
+            false => of_process(pid)?,
+        };
+        let mounts = mountinfo::read(table).because(Cause::NotAsAsked, doing)?;
+        Ok(Container { root, mounts, namespace, home })
     }
 
     fn check_all(&self, attachments: &[Attached]) -> Result<()> {
@@ -215,6 +223,25 @@ impl Container {
     fn namespaces(&self) -> Namespaces<'_> {
         Namespaces { theirs: &self.namespace, home: &self.home }
     }
+}
+
+/// The root directory of the mount namespace that this process is in, and its mount table. The container's command may have
+/// another root by now: crun lets it run before poststart.
+fn look_inside(proc_fds: &OwnedFd) -> sys::Result<(OwnedFd, Stat, OwnedFd)> {
+    let root = sys::open_place(sys::cwd(), Path::new("/"), Resolve::NoLinks)?;
+    let stat = sys::stat(&root)?;
+    Ok((root, stat, sys::open_mount_table(proc_fds)?))
+}
+
+/// The same as the process has it, through our own /proc: a magic link is what is wanted here.
+fn of_process(pid: i32) -> Result<(OwnedFd, OwnedFd)> {
+    let doing = || format!("the root directory of process {pid} cannot be opened");
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root = nix::fcntl::open(format!("/proc/{pid}/root").as_str(), flags, Mode::empty())
+        .named("open", "")
+        .because(Cause::NotAsAsked, doing)?;
+    let table = File::open(format!("/proc/{pid}/mountinfo")).because(Cause::NotAsAsked, doing)?;
+    Ok((root, table.into()))
 }
 
 /// Whether a mount of the host has this peer group. A container's mount that is shared is rare, and only then the
