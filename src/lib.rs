@@ -7,6 +7,7 @@
 //! Up to the plan everything is a pure function of its inputs. The README says what it does for users, and
 //! `docs/how-it-works.md` walks through a container's start step by step.
 
+pub mod aside;
 pub mod attach;
 pub mod cgroup;
 pub mod cli;

@@ -1,6 +1,7 @@
 //! /proc/PID/mountinfo, see proc(5). Paths are unescaped, which Mesos did not do and lost data by (mesos.md E6).
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
@@ -47,6 +48,23 @@ pub fn read(table: impl AsFd) -> sys::Result<Vec<Mount>> {
 #[must_use]
 pub fn parse(text: &[u8]) -> Vec<Mount> {
     text.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
+}
+
+/// Everything below one mount, in any depth, parents first. Numbers tell that, and paths do not: what is mounted over the root has
+/// those of all others.
+#[must_use]
+pub fn below(mounts: &[Mount], id: u64) -> Vec<&Mount> {
+    let mut children: HashMap<u64, Vec<&Mount>> = HashMap::new();
+    for mount in mounts {
+        children.entry(mount.parent).or_default().push(mount);
+    }
+    let mut below = children.remove(&id).unwrap_or_default();
+    let mut looked_at = 0;
+    while let Some(mount) = below.get(looked_at) {
+        below.extend(children.remove(&mount.id).unwrap_or_default());
+        looked_at += 1;
+    }
+    below
 }
 
 fn parse_line(line: &[u8]) -> Option<Mount> {
@@ -103,8 +121,22 @@ mod tests {
         let mounts = parse(table);
         assert_eq!(mounts.len(), 2);
         assert_eq!(mounts[0].mount_point, PathBuf::from("/a b/\\x\ty"));
-        assert_eq!((mounts[0].id, mounts[0].shared, mounts[0].master), (156, None, Some(23)));
+        assert_eq!((mounts[0].id, mounts[0].parent), (156, 140));
+        assert_eq!((mounts[0].shared, mounts[0].master), (None, Some(23)));
         assert_eq!((mounts[1].shared, mounts[1].master), (Some(5), Some(7)));
         assert_eq!((mounts[0].filesystem.as_str(), mounts[1].filesystem.as_str()), ("tmpfs", "proc"));
+    }
+
+    #[test]
+    fn what_is_below_a_mount_is_found_by_numbers() {
+        let line = |id: u64, parent: u64, at: &str| format!("{id} {parent} 0:1 / {at} rw - tmpfs none rw\n");
+        // The first is its own parent, as that of a namespace is.
+        let lines =
+            [(1, 1, "/"), (8, 2, "/a/b"), (2, 9, "/a"), (3, 1, "/proc"), (9, 1, "/"), (4, 9, "/c"), (5, 4, "/c")];
+        let table: String = lines.into_iter().map(|(id, parent, at)| line(id, parent, at)).collect();
+        let mounts = parse(table.as_bytes());
+        let ids = |id: u64| below(&mounts, id).iter().map(|mount| mount.id).collect::<Vec<_>>();
+        assert_eq!((ids(9), ids(3), ids(2)), (vec![2, 4, 8, 5], vec![], vec![8]));
+        assert_eq!(ids(1).len(), 7);
     }
 }

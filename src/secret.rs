@@ -10,7 +10,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use crate::attach::come_back;
+use crate::aside::Aside;
 use crate::error::{Because, Cause, Error, Result, shell_word};
 use crate::sys::{self, MountAttributes, Resolve, SetPropagation};
 use crate::{read, selinux, trusted};
@@ -57,16 +57,9 @@ pub fn mount(path: &Path, user: (u32, u32), home: &OwnedFd, label: Option<&str>)
 /// Clones a file of a detached filesystem by mounting that in a mount namespace that nobody else is ever in.
 fn clone_aside(filesystem: &OwnedFd, file: &OwnedFd, home: &OwnedFd) -> Result<OwnedFd> {
     let doing = || "the secret's mount cannot be made".to_owned();
-    sys::leave_mount_namespace().because(Cause::AttachFailed, doing)?;
-    let clone = || {
-        let root = sys::open_place(sys::cwd(), Path::new("/"), Resolve::NoLinks)?;
-        // What is mounted on a shared mount would be mounted on the host, too.
-        sys::mount_setattr(&root, MountAttributes::default(), SetPropagation::Private, false)?;
-        sys::move_mount(filesystem, &root)?;
-        sys::clone_mount(file)
-    };
-    let clone = clone();
-    come_back(home);
+    let proc_fds = sys::open_proc_fds().because(Cause::AttachFailed, doing)?;
+    // A copy of the host's: that of a container which starts has the host's mounts still, so that it would cost no less.
+    let clone = Aside::of(home, home, &proc_fds).with_mounted(filesystem, || sys::clone_mount(file));
     clone.because(Cause::AttachFailed, doing)
 }
 

@@ -717,6 +717,8 @@ pub struct Propagation {
     pub shared: bool,
     /// It receives from a master group.
     pub slave: bool,
+    /// The peer group, where it has one.
+    pub group: Option<u64>,
 }
 
 /// `struct mnt_id_req` of statmount(2), first version.
@@ -745,7 +747,8 @@ struct RawStatmount {
     mnt_parent_id_old: u32,
     mnt_attr: u64,
     mnt_propagation: u64,
-    rest: [u64; 64],
+    mnt_peer_group: u64,
+    rest: [u64; 63],
 }
 
 const SYS_STATMOUNT: libc::c_long = 457;
@@ -772,6 +775,7 @@ pub fn propagation_of(mount: MountId) -> Option<Propagation> {
     (answer.mask & STATMOUNT_MNT_BASIC != 0).then_some(Propagation {
         shared: answer.mnt_propagation & libc::MS_SHARED != 0,
         slave: answer.mnt_propagation & libc::MS_SLAVE != 0,
+        group: Some(answer.mnt_peer_group).filter(|group| *group != 0),
     })
 }
 
@@ -1316,6 +1320,16 @@ pub fn used_bytes(fd: impl AsFd) -> Result<u64> {
 /// Whatever openat2(2) answers.
 pub fn open_mount_table(proc_fds: impl AsFd) -> Result<OwnedFd> {
     open_below(proc_fds, Path::new("../mountinfo"), OFlag::O_RDONLY, Resolve::NoMagic)
+}
+
+/// Opens the mount namespace that this process is in, likewise.
+///
+/// # Errors
+/// Whatever openat(2) answers.
+pub fn open_mount_namespace(proc_fds: impl AsFd) -> Result<OwnedFd> {
+    // A magic link, which none of ours resolves.
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    nix::fcntl::openat(proc_fds, "../ns/mnt", flags, Mode::empty()).named("openat", "ns/mnt")
 }
 
 /// The type of filesystem that `fd` lies on, by its magic number (statfs(2)), and its mount's flags.

@@ -8,10 +8,13 @@ mod init;
 
 use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::process::Command;
 
 use common::*;
 use init::Init;
+use nix::mount::MsFlags;
+use serde_json::json;
 
 /// Each hook with one volume, and what each further volume adds, where the configuration lies four directories deep: each costs
 /// two. poststart gives slave back, as with crun. Whoever raises one says why; lower ones are written down.
@@ -68,5 +71,46 @@ fn hooks_make_no_more_system_calls_than_are_written_down() {
         let counts = COUNTS.map(|(hook, ..)| hook).into_iter().enumerate().map(|(index, hook)| (hook, is(index)));
         let counts: Vec<(&str, (usize, usize))> = counts.collect();
         assert_eq!(counts, COUNTS, "system calls of each hook with one volume, and for each further one");
+    });
+}
+
+/// Further mounts of the host, which have nothing to do with any container.
+fn mount_many() {
+    let many = Path::new("/mnt");
+    tmpfs(many, MsFlags::empty());
+    // Otherwise each would appear in all others.
+    make_private(many);
+    (0..300).for_each(|number| bind(many, &many.join(number.to_string())));
+}
+
+/// Calls of poststart in a container whose volume is shared with the host already.
+fn poststart_of_what_is_shared() -> usize {
+    let lab = Lab::new("filesystem/linux");
+    let host = lab.dir.join("host");
+    fs::create_dir(&host).unwrap();
+    let allowed = json!([{ "path": host, "roles": ["default"], "mode": "RW", "bidirectional": true }]);
+    lab.configure(json!({ "isolation": "filesystem/linux", "host_paths": allowed }));
+    let mut container = lab.container(Runtime::Crun, "c");
+    container.spec["process"]["capabilities"] = json!({ "bounding": ["CAP_SYS_ADMIN"] });
+    container.ask(&format!("host={}:/h:bidirectional", host.display())).write();
+    let mut init = Init::waiting(&container.rootfs());
+    let state = container.state(init.pid).to_string();
+    calls(&lab, PRESTART, &state);
+    init.go();
+    let mended = calls(&lab, POSTSTART, &state);
+    let shared = calls(&lab, POSTSTART, &state);
+    assert!(shared < mended, "{shared} {mended}");
+    init.end();
+    calls(&lab, POSTSTOP, &state);
+    shared
+}
+
+// The kernel gives a mount table in parts, so that one that is read shows.
+#[test]
+fn hooks_make_no_more_system_calls_on_a_host_with_many_mounts() {
+    on(Host::Shared, || {
+        let few = (hooks_with(2), poststart_of_what_is_shared());
+        mount_many();
+        assert_eq!((hooks_with(2), poststart_of_what_is_shared()), few);
     });
 }

@@ -13,6 +13,7 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
+use crate::aside::Aside;
 use crate::config::Config;
 use crate::container::State;
 use crate::error::{Because, Cause, Error, Result};
@@ -45,8 +46,9 @@ pub fn run(state: &State, config: &Config, name: &str) -> Result<()> {
     };
     steps::done("record");
     let answer = Container::open(header.life.init.pid, header.root.id).and_then(|container| {
-        container.check_all(attachments)?;
-        container.follow_binds(record.as_ref().map_or(&[][..], Record::binds));
+        let namespaces = container.namespaces();
+        container.check_all(attachments, &namespaces)?;
+        container.follow_binds(record.as_ref().map_or(&[][..], Record::binds), &namespaces);
         Ok(())
     });
     steps::done("check");
@@ -112,6 +114,8 @@ struct Container {
     namespace: OwnedFd,
     /// This process's own.
     home: OwnedFd,
+    /// `/proc/self/fd`.
+    proc_fds: OwnedFd,
 }
 
 impl Container {
@@ -132,17 +136,17 @@ impl Container {
             false => of_process(pid)?,
         };
         let mounts = mountinfo::read(table).because(Cause::NotAsAsked, doing)?;
-        Ok(Container { root, mounts, namespace, home })
+        Ok(Container { root, mounts, namespace, home, proc_fds })
     }
 
-    fn check_all(&self, attachments: &[Attached]) -> Result<()> {
+    fn check_all(&self, attachments: &[Attached], namespaces: &Namespaces<'_>) -> Result<()> {
         for attachment in attachments {
-            self.check(attachment).map_err(|error| attachment.named(error))?;
+            self.check(attachment, namespaces).map_err(|error| attachment.named(error))?;
         }
         Ok(())
     }
 
-    fn check(&self, wanted: &Attached) -> Result<()> {
+    fn check(&self, wanted: &Attached, namespaces: &Namespaces<'_>) -> Result<()> {
         let differs = |what: &str| Err(Error::new(Cause::NotAsAsked, format!("{} {what}", wanted.target)));
         let path = Path::new(wanted.target.trim_start_matches('/'));
         let found = match sys::open_path(&self.root, path, Resolve::InRoot) {
@@ -171,24 +175,30 @@ impl Container {
         let Some(mount) = self.mounts.iter().find(|mount| mount.id == number) else {
             return differs("lies on a mount that the container does not have");
         };
-        let with_host = mount.shared.map_or(Ok(false), is_host_group)?;
+        let with_host = mount.shared.map_or(Ok(false), |group| is_host_group(group, &wanted.source))?;
         if wanted.bidirectional {
-            return if with_host { Ok(()) } else { self.mend(wanted, &found, Propagation::Bidirectional) };
+            return if with_host { Ok(()) } else { self.mend(wanted, &found, Propagation::Bidirectional, namespaces) };
         }
         if with_host {
             return differs("is shared with the host, which would see the container's mounts");
         }
         if wanted.slave && wanted.mend && mount.master.is_none() {
-            return self.mend(wanted, &found, Propagation::Slave);
+            return self.mend(wanted, &found, Propagation::Slave, namespaces);
         }
         Ok(())
     }
 
     /// Gives propagation back. Without it a container goes on, unless its volume must have it.
-    fn mend(&self, wanted: &Attached, found: &OwnedFd, propagation: Propagation) -> Result<()> {
+    fn mend(
+        &self,
+        wanted: &Attached,
+        found: &OwnedFd,
+        propagation: Propagation,
+        namespaces: &Namespaces<'_>,
+    ) -> Result<()> {
         let source = Path::new(&wanted.source);
         let mount = Wanted { found, id: wanted.id, source, attributes: wanted.attributes, propagation };
-        match mend::mend(&mount, &self.namespaces()) {
+        match mend::mend(&mount, namespaces) {
             Ok(()) => Ok(()),
             Err(error) if wanted.slave_named || wanted.bidirectional => Err(Error::new(
                 Cause::NotAsAsked,
@@ -202,7 +212,7 @@ impl Container {
     }
 
     /// Lets binds of the bundle's own follow the host; the bundle did not ask for that, so that nothing ends for it.
-    fn follow_binds(&self, binds: &[(String, String)]) {
+    fn follow_binds(&self, binds: &[(String, String)], namespaces: &Namespaces<'_>) {
         for (source, destination) in binds {
             let path = Path::new(destination.trim_start_matches('/'));
             let Ok(found) = sys::open_path(&self.root, path, Resolve::InRoot) else { continue };
@@ -214,14 +224,15 @@ impl Container {
             let source = Path::new(source);
             let (attributes, propagation) = (MountAttributes::default(), Propagation::Slave);
             let mount = Wanted { found: &found, id: stat.id, source, attributes, propagation };
-            if let Err(error) = mend::mend(&mount, &self.namespaces()) {
+            if let Err(error) = mend::mend(&mount, namespaces) {
                 log::info!("the bundle's bind at {destination} does not follow the host: {error}");
             }
         }
     }
 
     fn namespaces(&self) -> Namespaces<'_> {
-        Namespaces { theirs: &self.namespace, home: &self.home }
+        let (theirs, home, proc_fds) = (&self.namespace, &self.home, &self.proc_fds);
+        Namespaces { theirs, home, proc_fds, aside: Aside::of(theirs, home, proc_fds) }
     }
 }
 
@@ -244,9 +255,14 @@ fn of_process(pid: i32) -> Result<(OwnedFd, OwnedFd)> {
     Ok((root, table.into()))
 }
 
-/// Whether a mount of the host has this peer group. A container's mount that is shared is rare, and only then the
-/// host's table is read.
-fn is_host_group(group: u64) -> Result<bool> {
-    let table = std::fs::read("/proc/self/mountinfo").because(Cause::NotAsAsked, || "the mount table".to_owned())?;
-    Ok(mountinfo::parse(&table).iter().any(|mount| mount.shared == Some(group)))
+/// Whether this peer group of a container's mount is the host's. A runtime makes new groups; the host's own it can only have from
+/// what was cloned, so that the source's mount tells. Where the kernel cannot say that alone, the host's table is read.
+fn is_host_group(group: u64, source: &str) -> Result<bool> {
+    let source = sys::open_path(sys::cwd(), Path::new(source), Resolve::NoLinks).and_then(sys::stat);
+    if let Some(propagation) = source.ok().and_then(|stat| sys::propagation_of(stat.mount)) {
+        return Ok(propagation.group == Some(group));
+    }
+    let table = File::open("/proc/self/mountinfo").because(Cause::NotAsAsked, || "the mount table".to_owned())?;
+    let mounts = mountinfo::read(table).because(Cause::NotAsAsked, || "the mount table".to_owned())?;
+    Ok(mounts.iter().any(|mount| mount.shared == Some(group)))
 }

@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
+use crate::aside::Aside;
 use crate::error::{Because, Cause, Error, Result};
-use crate::mountinfo;
+use crate::mountinfo::{self, Mount};
 use crate::request::Propagation;
 use crate::sys::{self, FileId, MountAttributes, Resolve, SetPropagation};
 
@@ -38,6 +39,10 @@ pub struct Namespaces<'a> {
     pub theirs: &'a OwnedFd,
     /// The hook's.
     pub home: &'a OwnedFd,
+    /// `/proc/self/fd`, which is of use in both.
+    pub proc_fds: &'a OwnedFd,
+    /// A copy of the container's.
+    pub aside: Aside<'a>,
 }
 
 /// Makes a mount of the container, and those below it, follow the host again.
@@ -48,12 +53,13 @@ pub fn mend(wanted: &Wanted<'_>, namespaces: &Namespaces<'_>) -> Result<()> {
     let doing = || format!("{} cannot be looked at on the host", wanted.source.display());
     let source = sys::open_path(sys::cwd(), wanted.source, Resolve::NoLinks).because(Cause::NoPropagation, doing)?;
     let replaced = || Err(Error::new(Cause::NoPropagation, format!("{} is another one now", wanted.source.display())));
-    if sys::stat(&source).because(Cause::NoPropagation, doing)?.id != wanted.id {
+    let stat = sys::stat(&source).because(Cause::NoPropagation, doing)?;
+    if stat.id != wanted.id {
         return replaced();
     }
     let donor = clone(&source, wanted.propagation)?;
     let bring_in_all = |donor: Option<&OwnedFd>| {
-        let mut all = mounted_below(wanted.source)?.into_iter();
+        let mut all = if stat.is_dir() { mounted_below(&source, namespaces)? } else { Vec::new() }.into_iter();
         all.try_for_each(|below| bring_in(&source, donor, &below, wanted, namespaces))
     };
     if wanted.propagation == Propagation::Bidirectional {
@@ -110,19 +116,23 @@ fn follows(mount: &OwnedFd) -> bool {
     sys::stat(mount).ok().and_then(|stat| sys::propagation_of(stat.mount)).is_some_and(|propagation| propagation.slave)
 }
 
-/// Where something is mounted on the host below a directory, parents first, as paths below it.
-fn mounted_below(source: &Path) -> Result<Vec<PathBuf>> {
-    let table = std::fs::read("/proc/self/mountinfo")
-        .because(Cause::NoPropagation, || "the host's mount table cannot be read".to_owned())?;
-    let mut below: Vec<PathBuf> = mountinfo::parse(&table)
-        .iter()
-        .filter_map(|mount| mount.mount_point.strip_prefix(source).ok())
-        .filter(|rest| rest.components().next().is_some())
-        .map(Path::to_owned)
-        .collect();
-    below.sort_by_key(|path| path.components().count());
-    below.dedup();
-    Ok(below)
+/// Where something is mounted on the host below a place, parents first, as paths below it.
+///
+/// A clone has it all, and of a clone that is mounted somewhere the kernel tells it. That is in a copy of the container's mount
+/// namespace, which has few mounts; the host's table may have any number.
+fn mounted_below(source: &OwnedFd, namespaces: &Namespaces<'_>) -> Result<Vec<PathBuf>> {
+    let doing = || "what is mounted below it on the host cannot be listed".to_owned();
+    let look = || {
+        let clone = sys::clone_tree(source)?;
+        // Nothing that is done with it is to reach the host.
+        sys::mount_setattr(&clone, MountAttributes::default(), SetPropagation::Private, true)?;
+        let table = namespaces.aside.with_mounted(&clone, || sys::open_mount_table(namespaces.proc_fds))?;
+        Ok((mountinfo::read(table)?, sys::mount_number(&clone)?))
+    };
+    let answer: sys::Result<(Vec<Mount>, u64)> = look();
+    let (mounts, number) = answer.because(Cause::NoPropagation, doing)?;
+    let path = |mount: &Mount| mount.mount_point.strip_prefix("/").unwrap_or(&mount.mount_point).to_owned();
+    Ok(mountinfo::below(&mounts, number).into_iter().map(path).collect())
 }
 
 /// Lets one mount of the host appear in the container as it would have by itself; without a donor it stays private yet.
