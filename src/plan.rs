@@ -47,8 +47,8 @@ pub struct Plan {
     pub enslave_root: bool,
     /// Whether poststart gives slave back where the runtime takes it away; not where the bundle asks for private.
     pub mend: bool,
-    /// Binds of the bundle's own that should follow the host as well: source and destination.
-    pub follow: Vec<(String, String)>,
+    /// Binds of the bundle's own that should follow the host as well.
+    pub follow: Vec<Bind>,
     /// Make volumes that do not exist.
     pub create_missing_volumes: bool,
     /// Who owns the root of a volume for which nothing else was decided.
@@ -58,6 +58,11 @@ pub struct Plan {
     /// Seconds for which the sandbox is kept afterwards.
     pub sandbox_retention: u64,
 }
+
+/// A bind of the bundle's own: its source, its destination, and whether what was mounted below the source when the container
+/// started stays out of it, since it is not recursive.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+pub struct Bind(pub String, pub String, #[serde(default)] pub bool);
 
 /// A container's sandbox.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, schemars::JsonSchema)]
@@ -317,13 +322,15 @@ fn below(from: Origin, rest: &[String]) -> Result<Option<Origin>> {
 
 /// Binds of the bundle that are plain rw and name no propagation. (A host mount that came later below a read-only bind
 /// would be writable.)
-fn followed(bundle: &BundleConfig) -> Vec<(String, String)> {
+fn followed(bundle: &BundleConfig) -> Vec<Bind> {
     if bundle.asks_for_private() {
         return Vec::new();
     }
     let plain = |mount: &&BundleMount| mount.bind && mount.plain;
-    let both = |mount: &BundleMount| Some((mount.source.clone()?, mount.destination.as_ref()?.to_string()));
-    bundle.mounts.iter().filter(plain).filter_map(both).filter(|(source, _)| source.starts_with('/')).collect()
+    let source = |mount: &BundleMount| mount.source.clone().filter(|source| source.starts_with('/'));
+    let bind =
+        |mount: &BundleMount| Some(Bind(source(mount)?, mount.destination.as_ref()?.to_string(), !mount.recursive));
+    bundle.mounts.iter().filter(plain).filter_map(bind).collect()
 }
 
 /// Checks what does not depend on any volume, and tells the isolator.

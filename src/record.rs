@@ -19,7 +19,7 @@ use crate::container::{Identity, Manager};
 use crate::error::{Because, Cause, Error, Result};
 use crate::holders::File;
 use crate::init::Life;
-use crate::plan::{How, Origin};
+use crate::plan::{Bind, How, Origin};
 use crate::request::names::{Role, VolumeId};
 use crate::runtime_dir::{LARGEST, Locked, Open, RuntimeDir, whole_lines};
 use crate::steps::Step;
@@ -172,9 +172,9 @@ pub enum Line {
     Done {
         /// What the container must have now.
         attachments: Vec<Attached>,
-        /// Binds of the bundle's own that should follow the host too: source and destination.
+        /// Binds of the bundle's own that should follow the host too.
         #[serde(default)]
-        binds: Vec<(String, String)>,
+        binds: Vec<Bind>,
         /// What prestart's steps took.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         steps: Vec<Step>,
@@ -400,7 +400,7 @@ impl Record {
 
     /// Binds of the bundle's own that should follow the host, if its prestart came to its end.
     #[must_use]
-    pub fn binds(&self) -> &[(String, String)] {
+    pub fn binds(&self) -> &[Bind] {
         let done = self.lines.iter().rev().find_map(|line| match line {
             Line::Done { binds, .. } => Some(binds.as_slice()),
             _ => None,

@@ -437,6 +437,37 @@ fn propagation_all_is_for_plain_binds_too() {
     });
 }
 
+// A bind that is not recursive shows what comes later, and nothing of what was there.
+#[test]
+fn propagation_all_brings_nothing_into_a_bind_that_is_not_recursive() {
+    each(|runtime| {
+        let lab = Lab::new("filesystem/linux");
+        lab.configure(json!({ "isolation": "filesystem/linux", "propagation": "all" }));
+        lab.volume("db");
+        let mut container = lab.container(runtime, "c");
+        for option in ["bind", "rbind"] {
+            let source = lab.dir.join(option);
+            fs::create_dir_all(source.join("later")).unwrap();
+            tmpfs(&source.join("there"), MsFlags::empty());
+            fs::write(source.join("there/marker"), "").unwrap();
+            container.bind(&source, &format!("/{option}"), &[option]);
+        }
+        container.ask("db:/d").start("sleep 1000");
+        for option in ["bind", "rbind"] {
+            tmpfs(&lab.dir.join(option).join("later"), MsFlags::empty());
+            fs::write(lab.dir.join(option).join("later/marker"), "").unwrap();
+        }
+        let seen = |place: &str| container.exec(&format!("ls /{place}")).out.contains("marker");
+        let all = ["bind/there", "bind/later", "rbind/there", "rbind/later"];
+        assert_eq!(all.map(seen), [false, true, true, true], "{runtime:?}");
+        container.delete();
+        for (option, place) in [("bind", "there"), ("bind", "later"), ("rbind", "there"), ("rbind", "later")] {
+            nix::mount::umount(&lab.dir.join(option).join(place)).unwrap();
+        }
+        lab.assert_clean();
+    });
+}
+
 #[test]
 fn an_image_container_does_not_see_the_host() {
     each(|runtime| {

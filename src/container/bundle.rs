@@ -60,6 +60,8 @@ pub struct BundleMount {
     pub source: Option<String>,
     /// It binds something of the host.
     pub bind: bool,
+    /// What is mounted below its source comes along.
+    pub recursive: bool,
     /// It asks for shared propagation.
     pub shared: bool,
     /// It has no option that restricts it, and names no propagation.
@@ -208,6 +210,7 @@ impl From<Mount> for BundleMount {
             source: mount.source,
             bind: mount.kind.as_deref() == Some("bind") || has(["bind", "rbind"]),
             shared: has(["shared", "rshared"]),
+            recursive: has(["rbind"; 2]),
             plain: options.iter().all(|option| ["bind", "rbind", "rw"].contains(&option.as_str())),
         }
     }

@@ -19,6 +19,7 @@ use crate::container::State;
 use crate::error::{Because, Cause, Error, Result};
 use crate::intake::{self, Bundle};
 use crate::mountinfo::{self, Mount};
+use crate::plan::Bind;
 use crate::record::{Attached, Record};
 use crate::request::Propagation;
 use crate::runtime_dir::{Open, RuntimeDir};
@@ -197,7 +198,7 @@ impl Container {
         namespaces: &Namespaces<'_>,
     ) -> Result<()> {
         let source = Path::new(&wanted.source);
-        let mount = Wanted { found, id: wanted.id, source, attributes: wanted.attributes, propagation };
+        let mount = Wanted { found, id: wanted.id, source, attributes: wanted.attributes, propagation, alone: false };
         match mend::mend(&mount, namespaces) {
             Ok(()) => Ok(()),
             Err(error) if wanted.slave_named || wanted.bidirectional => Err(Error::new(
@@ -212,8 +213,8 @@ impl Container {
     }
 
     /// Lets binds of the bundle's own follow the host; the bundle did not ask for that, so that nothing ends for it.
-    fn follow_binds(&self, binds: &[(String, String)], namespaces: &Namespaces<'_>) {
-        for (source, destination) in binds {
+    fn follow_binds(&self, binds: &[Bind], namespaces: &Namespaces<'_>) {
+        for Bind(source, destination, alone) in binds {
             let path = Path::new(destination.trim_start_matches('/'));
             let Ok(found) = sys::open_path(&self.root, path, Resolve::InRoot) else { continue };
             let (Ok(stat), Ok(number)) = (sys::stat(&found), sys::mount_number(&found)) else { continue };
@@ -223,7 +224,7 @@ impl Container {
             }
             let source = Path::new(source);
             let (attributes, propagation) = (MountAttributes::default(), Propagation::Slave);
-            let mount = Wanted { found: &found, id: stat.id, source, attributes, propagation };
+            let mount = Wanted { found: &found, id: stat.id, source, attributes, propagation, alone: *alone };
             if let Err(error) = mend::mend(&mount, namespaces) {
                 log::info!("the bundle's bind at {destination} does not follow the host: {error}");
             }

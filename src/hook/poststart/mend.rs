@@ -30,6 +30,8 @@ pub struct Wanted<'a> {
     pub attributes: MountAttributes,
     /// What it should have: slave, or with the host in both directions.
     pub propagation: Propagation,
+    /// What is mounted below on the host by now is not to be brought in.
+    pub alone: bool,
 }
 
 /// The container's mount namespace and this process's own.
@@ -59,7 +61,8 @@ pub fn mend(wanted: &Wanted<'_>, namespaces: &Namespaces<'_>) -> Result<()> {
     }
     let donor = clone(&source, wanted.propagation)?;
     let bring_in_all = |donor: Option<&OwnedFd>| {
-        let mut all = if stat.is_dir() { mounted_below(&source, namespaces)? } else { Vec::new() }.into_iter();
+        let has_more = stat.is_dir() && !wanted.alone;
+        let mut all = if has_more { mounted_below(&source, namespaces)? } else { Vec::new() }.into_iter();
         all.try_for_each(|below| bring_in(&source, donor, &below, wanted, namespaces))
     };
     if wanted.propagation == Propagation::Bidirectional {
