@@ -430,7 +430,8 @@ impl Container<'_> {
             }
             Err(error) => {
                 // What nobody knows of cannot stay.
-                self.undo_unfinished().unwrap_or_else(|left| log::error!("{left}"));
+                let undone = self.undo_unfinished().and_then(|()| self.record.compact(&self.runtime));
+                undone.unwrap_or_else(|left| log::error!("{left}"));
                 Err(error)
             }
         }
@@ -498,7 +499,7 @@ impl Container<'_> {
         let device = mounts().next().map_or((0, 0), |mount| mount.device);
         let points = mounts().map(|mount| mount.mount_point.clone()).collect();
         let mut found = users::of(&Use::Mounts { numbers: numbers.clone(), device, points })?;
-        let Some(content) = Content::of(one, &self.proc_fds)? else {
+        let Some(content) = Content::of(one, &look::table(&self.proc_fds)?)? else {
             found
                 .push(format!("whoever has mounted it elsewhere, since {} on the host is another one now", one.source));
             return Ok(found);

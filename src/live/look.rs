@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 use std::fs::File;
-use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -34,11 +33,11 @@ pub struct Content {
 }
 
 impl Content {
-    /// What an attachment shows; `None` where it does not lie any more where it was attached from.
+    /// What an attachment shows, by the host's mounts; `None` where it does not lie any more where it was attached from.
     ///
     /// # Errors
-    /// [`Cause::AttachFailed`] where the host's mounts cannot be looked at.
-    pub fn of(attached: &Attached, proc_fds: &OwnedFd) -> Result<Option<Content>> {
+    /// [`Cause::AttachFailed`] where that cannot be looked at.
+    pub fn of(attached: &Attached, host: &[Mount]) -> Result<Option<Content>> {
         if attached.source.is_empty() {
             // A filesystem of its own, which is mounted nowhere else.
             return Ok(Some(Content { device: attached.id.device(), root: PathBuf::from("/") }));
@@ -50,7 +49,7 @@ impl Content {
             return Ok(None);
         }
         let number = sys::mount_number(&fd).because(Cause::AttachFailed, doing)?;
-        let mount = table(proc_fds)?.into_iter().find(|mount| mount.id == number);
+        let mount = host.iter().find(|mount| mount.id == number);
         Ok(mount.and_then(|mount| {
             let below = Path::new(&attached.source).strip_prefix(&mount.mount_point).ok()?;
             Some(Content { device: mount.device, root: mount.root.join(below).components().collect() })
@@ -116,7 +115,11 @@ impl Survey {
     /// # Errors
     /// [`Cause::AttachFailed`].
     pub fn of(namespace: &OwnedFd, home: &OwnedFd, proc_fds: &OwnedFd, attachments: &[Attached]) -> Result<Survey> {
-        let contents = attachments.iter().map(|one| Content::of(one, proc_fds)).collect::<Result<Vec<_>>>()?;
+        if attachments.is_empty() {
+            return Ok(Survey { mounts: Vec::new(), places: Vec::new() });
+        }
+        let host = table(proc_fds)?;
+        let contents = attachments.iter().map(|one| Content::of(one, &host)).collect::<Result<Vec<_>>>()?;
         within(namespace, home, |root| {
             let mounts = table(proc_fds)?;
             let there = attachments.iter().map(|one| open_at(root, one)).collect::<Result<Vec<_>>>()?;
@@ -151,21 +154,7 @@ impl Survey {
     /// Numbers of a mount and of all that is mounted in it.
     #[must_use]
     pub fn with_below(&self, number: u64) -> Vec<u64> {
-        let is_below = |mount: &&Mount| {
-            let mut at = mount.id;
-            // A table has no more levels than mounts.
-            for _ in 0..self.mounts.len() {
-                if at == number {
-                    return true;
-                }
-                match self.mounts.iter().find(|above| above.id == at) {
-                    Some(above) if above.parent != at => at = above.parent,
-                    _ => return false,
-                }
-            }
-            false
-        };
-        self.mounts.iter().filter(is_below).map(|mount| mount.id).collect()
+        std::iter::once(number).chain(mountinfo::below(&self.mounts, number).iter().map(|mount| mount.id)).collect()
     }
 }
 
@@ -188,10 +177,8 @@ pub fn within<T>(namespace: &OwnedFd, home: &OwnedFd, act: impl FnOnce(&OwnedFd)
 /// [`Cause::AttachFailed`].
 pub fn table(proc_fds: &OwnedFd) -> Result<Vec<Mount>> {
     let doing = || "the mount table cannot be read".to_owned();
-    let mut text = Vec::new();
-    let mut file = File::from(sys::open_mount_table(proc_fds).because(Cause::AttachFailed, doing)?);
-    file.read_to_end(&mut text).because(Cause::AttachFailed, doing)?;
-    Ok(mountinfo::parse(&text))
+    let open = sys::open_mount_table(proc_fds).because(Cause::AttachFailed, doing)?;
+    mountinfo::read(open).because(Cause::AttachFailed, doing)
 }
 
 /// What was attached, if it is at its path still.
