@@ -102,6 +102,8 @@ mod tests {
             return;
         }
         let ways = std::thread::spawn(|| {
+            // A thread of a test enters namespaces only with a root directory of its own, as a hook has.
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).unwrap();
             let home = crate::init::own_mount_namespace().unwrap();
             let filesystem =
                 sys::memory_filesystem(MountAttributes { nosuid: true, ..Default::default() }, None).unwrap();
