@@ -468,6 +468,69 @@ fn propagation_all_brings_nothing_into_a_bind_that_is_not_recursive() {
     });
 }
 
+/// A container whose volumes were mounted while the host had filesystems at `db/gone`, with something below, and at `db/kept`.
+/// The first went before the container started.
+fn with_a_host_mount_that_went(runtime: Runtime, volumes: &str, prepare: impl Fn(&mut Container)) -> (Ran, String) {
+    let lab = Lab::new("filesystem/linux");
+    let volume = lab.volume("db");
+    lab.volume("other");
+    for place in ["gone", "gone/below", "kept"] {
+        tmpfs(&volume.join(place), MsFlags::empty());
+        fs::create_dir(volume.join(place).join("place")).unwrap();
+        fs::write(volume.join(place).join("marker"), "").unwrap();
+    }
+    for place in ["hidden", "place"] {
+        fs::create_dir(volume.join(place)).unwrap();
+    }
+    let mut container = lab.container(runtime, "c");
+    prepare(&mut container);
+    container.ask(volumes).shell("sleep 1000").create().ok();
+    nix::mount::umount2(&volume.join("gone"), nix::mount::MntFlags::MNT_DETACH).unwrap();
+    container.go();
+    let ran = container.exec("ls /d/gone; while read _ _ _ _ at _; do echo $at; done < /proc/self/mountinfo");
+    let log = lab.log("c");
+    container.delete();
+    nix::mount::umount(&volume.join("kept")).unwrap();
+    (ran, log)
+}
+
+#[test]
+fn host_mounts_that_went_before_the_start_are_gone() {
+    each(|runtime| {
+        let (ran, log) = with_a_host_mount_that_went(runtime, "db:/d;other:/d/place", |_| ());
+        let mut below: Vec<&str> = ran.lines().into_iter().filter(|line| line.starts_with("/d/")).collect();
+        below.sort_unstable();
+        assert_eq!(below, ["/d/kept", "/d/place"], "{runtime:?}: {ran:?} {log}");
+        assert!(!ran.out.contains("marker"), "{runtime:?}: {ran:?}");
+    });
+}
+
+// What somebody else may have mounted there stays, and the log says so.
+#[test]
+fn mounts_that_may_be_somebody_elses_stay() {
+    on(Host::Shared, || {
+        let sys_admin = |container: &mut Container| {
+            container.spec["process"]["capabilities"]["bounding"] = json!(["CAP_SYS_ADMIN"]);
+        };
+        let masked = |container: &mut Container| container.spec["linux"]["maskedPaths"] = json!(["/d/hidden"]);
+        let read_only = |container: &mut Container| container.spec["linux"]["readonlyPaths"] = json!(["/d/hidden"]);
+        let hooked = |container: &mut Container| {
+            let other = json!({ "path": "/bin/true", "args": ["true"] });
+            container.spec["hooks"]["createContainer"] = json!([other]);
+        };
+        let cases: [&dyn Fn(&mut Container); 4] = [&sys_admin, &masked, &read_only, &hooked];
+        for (number, prepare) in cases.into_iter().enumerate() {
+            let (ran, log) = with_a_host_mount_that_went(Runtime::Crun, "db:/d", prepare);
+            assert!(ran.out.contains("/d/gone/below"), "{number}: {ran:?} {log}");
+            assert!([1, 2].contains(&number) == ran.out.contains("/d/hidden"), "{number}: {ran:?}");
+            assert!(log.contains("/d/gone") && log.contains("stays"), "{number}: {log}");
+        }
+        // A volume that lies in it would go with it.
+        let (ran, log) = with_a_host_mount_that_went(Runtime::Crun, "db:/d;other:/d/gone/place", |_| ());
+        assert!(ran.out.contains("/d/gone/place") && log.contains("stays"), "{ran:?} {log}");
+    });
+}
+
 #[test]
 fn an_image_container_does_not_see_the_host() {
     each(|runtime| {

@@ -4,11 +4,12 @@
 //! ([`mend`]). What cannot be mended is logged, and ends the container where the volume named `slave`.
 #![forbid(unsafe_code)]
 
+mod gone;
 mod mend;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
@@ -20,11 +21,12 @@ use crate::error::{Because, Cause, Error, Result};
 use crate::intake::{self, Bundle};
 use crate::mountinfo::{self, Mount};
 use crate::plan::Bind;
-use crate::record::{Attached, Record};
+use crate::record::{Attached, Header, Record};
 use crate::request::Propagation;
 use crate::runtime_dir::{Open, RuntimeDir};
 use crate::steps;
-use crate::sys::{self, FileId, MountAttributes, Named, Resolve, Stat};
+use crate::sys::{self, MountAttributes, Named, Resolve, Stat};
+use gone::About;
 use mend::{Namespaces, Wanted};
 
 /// Runs the hook.
@@ -46,7 +48,7 @@ pub fn run(state: &State, config: &Config, name: &str) -> Result<()> {
         _ => return without_prestart(state, config),
     };
     steps::done("record");
-    let answer = Container::open(header.life.init.pid, header.root.id).and_then(|container| {
+    let answer = Container::open(header).and_then(|container| {
         let namespaces = container.namespaces();
         container.check_all(attachments, &namespaces)?;
         container.follow_binds(record.as_ref().map_or(&[][..], Record::binds), &namespaces);
@@ -106,7 +108,9 @@ fn end(pidfd: &OwnedFd) {
 }
 
 /// A container that runs, seen from the host.
-struct Container {
+struct Container<'a> {
+    /// Whose it is.
+    header: &'a Header,
     /// Its root directory.
     root: OwnedFd,
     /// Its mounts.
@@ -119,9 +123,9 @@ struct Container {
     proc_fds: OwnedFd,
 }
 
-impl Container {
-    /// Opens the container of this process, whose root filesystem is this.
-    fn open(pid: i32, root_id: FileId) -> Result<Container> {
+impl<'a> Container<'a> {
+    fn open(header: &'a Header) -> Result<Container<'a>> {
+        let (pid, root_id) = (header.life.init.pid, header.root.id);
         let doing = || format!("the mount namespace of process {pid} cannot be looked at");
         let namespace = OwnedFd::from(File::open(format!("/proc/{pid}/ns/mnt")).because(Cause::NotAsAsked, doing)?);
         let home = crate::init::own_mount_namespace()?;
@@ -137,17 +141,19 @@ impl Container {
             false => of_process(pid)?,
         };
         let mounts = mountinfo::read(table).because(Cause::NotAsAsked, doing)?;
-        Ok(Container { root, mounts, namespace, home, proc_fds })
+        Ok(Container { header, root, mounts, namespace, home, proc_fds })
     }
 
     fn check_all(&self, attachments: &[Attached], namespaces: &Namespaces<'_>) -> Result<()> {
-        for attachment in attachments {
-            self.check(attachment, namespaces).map_err(|error| attachment.named(error))?;
+        let mut mounts = Vec::with_capacity(attachments.len());
+        // What lies in another comes first, so that it is known when that one is mended.
+        for attachment in attachments.iter().rev() {
+            self.check(attachment, namespaces, &mut mounts).map_err(|error| attachment.named(error))?;
         }
         Ok(())
     }
 
-    fn check(&self, wanted: &Attached, namespaces: &Namespaces<'_>) -> Result<()> {
+    fn check(&self, wanted: &Attached, namespaces: &Namespaces<'_>, others: &mut Vec<u64>) -> Result<()> {
         let differs = |what: &str| Err(Error::new(Cause::NotAsAsked, format!("{} {what}", wanted.target)));
         let path = Path::new(wanted.target.trim_start_matches('/'));
         let found = match sys::open_path(&self.root, path, Resolve::InRoot) {
@@ -173,41 +179,51 @@ impl Container {
             }
         }
         let number = sys::mount_number(&found).because(Cause::NotAsAsked, || wanted.target.clone())?;
+        others.push(number);
         let Some(mount) = self.mounts.iter().find(|mount| mount.id == number) else {
             return differs("lies on a mount that the container does not have");
         };
         let with_host = mount.shared.map_or(Ok(false), |group| is_host_group(group, &wanted.source))?;
         if wanted.bidirectional {
-            return if with_host { Ok(()) } else { self.mend(wanted, &found, Propagation::Bidirectional, namespaces) };
+            return if with_host {
+                Ok(())
+            } else {
+                self.mend(wanted, &found, Propagation::Bidirectional, namespaces).map(drop)
+            };
         }
         if with_host {
             return differs("is shared with the host, which would see the container's mounts");
         }
         if wanted.slave && wanted.mend && mount.master.is_none() {
-            return self.mend(wanted, &found, Propagation::Slave, namespaces);
+            let on_host = self.mend(wanted, &found, Propagation::Slave, namespaces)?;
+            if let Some(on_host) = &on_host {
+                let (target, found, mounts, header) = (&wanted.target, &found, &self.mounts, self.header);
+                gone::detach(&About { target, found, number, mounts, on_host, others, header }, namespaces);
+            }
         }
         Ok(())
     }
 
-    /// Gives propagation back. Without it a container goes on, unless its volume must have it.
+    /// Gives propagation back, and tells where the host has mounts below. Without it a container goes on, unless its volume must
+    /// have it.
     fn mend(
         &self,
         wanted: &Attached,
         found: &OwnedFd,
         propagation: Propagation,
         namespaces: &Namespaces<'_>,
-    ) -> Result<()> {
+    ) -> Result<Option<Vec<PathBuf>>> {
         let source = Path::new(&wanted.source);
         let mount = Wanted { found, id: wanted.id, source, attributes: wanted.attributes, propagation, alone: false };
         match mend::mend(&mount, namespaces) {
-            Ok(()) => Ok(()),
+            Ok(on_host) => Ok(Some(on_host)),
             Err(error) if wanted.slave_named || wanted.bidirectional => Err(Error::new(
                 Cause::NotAsAsked,
                 format!("{} does not follow the host: {}", wanted.target, error.what()),
             )),
             Err(error) => {
                 log::warn!("{}: {} does not follow the host: {error}", wanted.label, wanted.target);
-                Ok(())
+                Ok(None)
             }
         }
     }

@@ -47,11 +47,11 @@ pub struct Namespaces<'a> {
     pub aside: Aside<'a>,
 }
 
-/// Makes a mount of the container, and those below it, follow the host again.
+/// Makes a mount of the container, and those below it, follow the host again. Answers where the host has mounts below it.
 ///
 /// # Errors
 /// [`Cause::NoPropagation`] where that cannot be done.
-pub fn mend(wanted: &Wanted<'_>, namespaces: &Namespaces<'_>) -> Result<()> {
+pub fn mend(wanted: &Wanted<'_>, namespaces: &Namespaces<'_>) -> Result<Vec<PathBuf>> {
     let doing = || format!("{} cannot be looked at on the host", wanted.source.display());
     let source = sys::open_path(sys::cwd(), wanted.source, Resolve::NoLinks).because(Cause::NoPropagation, doing)?;
     let replaced = || Err(Error::new(Cause::NoPropagation, format!("{} is another one now", wanted.source.display())));
@@ -62,8 +62,9 @@ pub fn mend(wanted: &Wanted<'_>, namespaces: &Namespaces<'_>) -> Result<()> {
     let donor = clone(&source, wanted.propagation)?;
     let bring_in_all = |donor: Option<&OwnedFd>| {
         let has_more = stat.is_dir() && !wanted.alone;
-        let mut all = if has_more { mounted_below(&source, namespaces)? } else { Vec::new() }.into_iter();
-        all.try_for_each(|below| bring_in(&source, donor, &below, wanted, namespaces))
+        let all = if has_more { mounted_below(&source, namespaces)? } else { Vec::new() };
+        all.iter().try_for_each(|below| bring_in(&source, donor, below, wanted, namespaces))?;
+        Ok(all)
     };
     if wanted.propagation == Propagation::Bidirectional {
         // A slave cannot join a peer group; and what is brought in below a mount of the host's group would be mounted on the
