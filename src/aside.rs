@@ -24,8 +24,7 @@ impl<'a> Aside<'a> {
         Aside { origin, home, proc_fds, copy: OnceCell::new() }
     }
 
-    /// Mounts a detached tree over the root of the copy and does something there. What is mounted there by then is seen by nobody,
-    /// but what was mounted before is gone from sight.
+    /// Mounts a detached tree over the root of the copy, where nobody else sees it, and does something there.
     ///
     /// Nothing may be logged in there: the log's path may mean another.
     ///

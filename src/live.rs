@@ -136,6 +136,10 @@ fn change<T>(running: &Running, config: &Config, act: impl FnOnce(&mut Container
     answer
 }
 
+fn ended(running: &Running) -> Error {
+    Error::new(Cause::ContainerUnknown, format!("container {} has ended", running.id))
+}
+
 fn is_sandbox(attached: &Attached) -> bool {
     attached.planned.from == Origin::Sandbox
 }
@@ -227,7 +231,7 @@ impl Container<'_> {
     /// poststop does nothing while init lives, and waits for this record's lock afterwards: it undoes what was done till then.
     fn check_alive(&self) -> Result<()> {
         if sys::has_ended(&self.live.pidfd).because(Cause::Pid, || self.running.id.clone())? {
-            return Err(Error::new(Cause::ContainerUnknown, format!("container {} has ended", self.running.id)));
+            return Err(ended(self.running));
         }
         Ok(())
     }
@@ -424,8 +428,11 @@ impl Container<'_> {
         });
         match done {
             Ok(new) => {
-                self.record.compact(&self.runtime)?;
-                self.check_alive()?;
+                // It only becomes shorter.
+                self.record.compact(&self.runtime).unwrap_or_else(|error| log::warn!("{error}"));
+                if sys::has_ended(&self.live.pidfd).unwrap_or(false) {
+                    return Err(ended(self.running));
+                }
                 Ok(new)
             }
             Err(error) => {

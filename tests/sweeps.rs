@@ -573,7 +573,6 @@ fn attach() {
     sweep_live("attach", &[], &["db:/srv/db", "db2:data:ro"], after);
 }
 
-// Without the look at all processes, whose calls are never the same.
 #[test]
 fn detach() {
     sweep_live("detach", &["db:/srv/db", "db2:/x:ro"], &["--lazy", "/srv/db"], &[("db2", "/x")]);
