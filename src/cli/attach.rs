@@ -50,7 +50,8 @@ pub struct Attach {
 pub struct Detach {
     #[command(flatten)]
     container: Container,
-    /// Detach although it is in use: processes that use it go on with it, and new ones do not see it
+    /// Detach although it is in use: what uses it goes on with it, new processes do not see it, and the container holds the
+    /// volume until its end
     #[arg(long)]
     lazy: bool,
     /// The container's id or the beginning of it (not with --pid), and the container path
