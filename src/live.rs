@@ -138,29 +138,20 @@ fn ended(running: &Running) -> Error {
 }
 
 fn is_sandbox(attached: &Attached) -> bool {
-    attached.planned.from == Origin::Sandbox
+    attached.origin() == Origin::Sandbox
 }
 
 /// Whether a plan has the very thing that is attached.
 fn is_same(one: &Attachment, attached: &Attached) -> bool {
-    let same_origin = match (&one.from, &attached.planned.from) {
-        // A size is told and not enforced.
-        (
-            Origin::Volume { role, id, disk, subpath, shared, .. },
-            Origin::Volume { subpath: had_subpath, shared: had_shared, .. },
-        ) => {
-            let is_volume = attached.volume.as_ref().is_some_and(|had| {
-                let on_disk = match disk {
-                    DiskChoice::Any => true,
-                    DiskChoice::One(disk) => *disk == had.disk,
-                };
-                on_disk && had.role == *role && had.id == *id
-            });
-            is_volume && subpath == had_subpath && shared == had_shared
+    let mut from = one.from.clone();
+    if let (Origin::Volume { disk, size_mb, .. }, Some(had)) = (&mut from, &attached.volume) {
+        // It is on the disk on which it was found, and a size is told and not enforced.
+        if *disk == DiskChoice::Any {
+            *disk = DiskChoice::One(had.disk.clone());
         }
-        (from, had) => from == had,
-    };
-    same_origin && one.how == attached.planned.how && one.target.to_string() == attached.target
+        *size_mb = None;
+    }
+    from == attached.origin() && one.how == attached.how() && one.target.to_string() == attached.target
 }
 
 fn first(mut errors: Vec<Error>, what: &str) -> Error {
@@ -281,10 +272,10 @@ impl Container<'_> {
             let in_sandbox = below.map(|rest| ContainerPath::parse_relative(&rest.join("/"))).transpose()?;
             Ok(Attachment {
                 label: attached.label.clone(),
-                from: attached.planned.from.clone(),
+                from: attached.origin(),
                 in_sandbox,
                 target,
-                how: attached.planned.how,
+                how: attached.how(),
                 missing: mountpoint::Missing::Make,
                 why: Vec::new(),
             })

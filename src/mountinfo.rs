@@ -94,6 +94,10 @@ fn number(digits: &[u8]) -> Option<u64> {
 
 /// The kernel writes space, tab, newline, `#` and backslash as a backslash and three octal digits.
 fn unescape(field: &[u8]) -> PathBuf {
+    // Few have any of these.
+    if !field.contains(&b'\\') {
+        return OsString::from_vec(field.to_vec()).into();
+    }
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&byte, tail)) = rest.split_first() {

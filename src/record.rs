@@ -20,10 +20,13 @@ use crate::error::{Because, Cause, Error, Result};
 use crate::holders::File;
 use crate::init::Life;
 use crate::plan::{Bind, How, Origin};
+use crate::request::Propagation;
+use crate::request::container_path::ContainerPath;
 use crate::request::names::{Role, VolumeId};
 use crate::runtime_dir::{LARGEST, Locked, Open, RuntimeDir, whole_lines};
 use crate::steps::Step;
 use crate::sys::{self, FileId, MountAttributes};
+use crate::volume::DiskChoice;
 
 /// Version of the format; every released one stays readable.
 pub const VERSION: u32 = 1;
@@ -214,20 +217,49 @@ pub struct Attached {
     pub bidirectional: bool,
     /// The persistent volume behind it.
     pub volume: Option<VolumeRecord>,
-    /// What the plan had for it.
-    pub planned: Planned,
-}
-
-/// What a plan had for something that is attached: by that a later request is compared with it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct Planned {
-    /// Where it comes from.
-    pub from: Origin,
-    /// How it is attached.
-    pub how: How,
+    /// Directory of the volume, where it is not all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subpath: Option<ContainerPath>,
+    /// Where it comes from, where that is no persistent volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Origin>,
+    /// The propagation that it named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named: Option<Propagation>,
 }
 
 impl Attached {
+    /// As the plan had it. What is not asked of a hook that only looks is not written twice.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        match (&self.volume, &self.from) {
+            (Some(volume), _) => Origin::Volume {
+                role: volume.role.clone(),
+                id: volume.id.clone(),
+                disk: DiskChoice::One(volume.disk.clone()),
+                subpath: self.subpath.clone(),
+                shared: volume.shared,
+                size_mb: None,
+            },
+            (None, Some(from)) => from.clone(),
+            (None, None) => Origin::Sandbox,
+        }
+    }
+
+    /// As the plan had it.
+    #[must_use]
+    pub fn how(&self) -> How {
+        if self.link {
+            return How::Link;
+        }
+        let unasked = match self.attributes == MountAttributes::default() {
+            true => Propagation::Slave,
+            false => Propagation::Private,
+        };
+        let propagation = self.named.unwrap_or(unasked);
+        How::Mount { attributes: self.attributes, propagation, named: self.named.is_some() }
+    }
+
     /// A refusal that is about it.
     #[must_use]
     pub fn named(&self, error: Error) -> Error {

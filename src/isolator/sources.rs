@@ -13,7 +13,7 @@ use crate::config::disks::{Kind, ROOT};
 use crate::error::{Because, Cause, Error, Result, shell_word};
 use crate::lease::Leases;
 use crate::plan::{Attachment, How, Origin, Plan};
-use crate::record::{Attached, Line, Planned, VolumeRecord};
+use crate::record::{Attached, Line, VolumeRecord};
 use crate::request::Propagation;
 use crate::request::container_path::ContainerPath;
 use crate::request::names::{Role, VolumeId};
@@ -413,7 +413,15 @@ impl Opened {
                 file: volume.found.stat.id,
                 shared: matches!(attachment.from, Origin::Volume { shared: true, .. }),
             }),
-            planned: Planned { from: attachment.from.clone(), how: attachment.how },
+            subpath: match &attachment.from {
+                Origin::Volume { subpath, .. } => subpath.clone(),
+                _ => None,
+            },
+            from: match &attachment.from {
+                Origin::Volume { .. } | Origin::Sandbox => None,
+                from => Some(from.clone()),
+            },
+            named: named.then_some(propagation),
         }
     }
 
